@@ -1,0 +1,121 @@
+"""Every key and its default. An experiment's file states only its differences."""
+
+from ml_collections import ConfigDict
+
+from trashseg_jax.errors import InputError
+
+DATASETS = ("demo", "aistage", "taco", "coco")
+
+
+def get_config(dataset: str = "demo") -> ConfigDict:
+    """Returns the defaults for one of DATASETS."""
+    if dataset not in DATASETS:
+        raise InputError(f"data set {dataset!r}: must be one of {', '.join(DATASETS)}")
+    config = ConfigDict()
+    config.seed = 0
+    # "modern" or "reference": the keys of `recipes` below that are used where no flag says else.
+    config.recipe = "modern"
+    config.data = _data(dataset)
+    config.model = ConfigDict(
+        {
+            "encoder": "resnet34",  # resnet18, resnet34, resnet50
+            "width": 64,  # features of the encoder's stem
+            "decoder_features": (256, 128, 64, 32, 16),
+            "dtype": "bfloat16",  # of the convolutions; parameters are always float32
+        }
+    )
+    config.loss = ConfigDict({"name": "cross_entropy", "label_smoothing": 0.0})
+    config.optimizer = ConfigDict(
+        {
+            "name": "adamw",  # adamw, or adam: with L2 added to the gradient
+            "learning_rate": 1e-3,
+            "weight_decay": 1e-2,
+            "schedule": "cosine",  # constant, cosine, polynomial
+            "warmup_steps": 200,
+            "clip_norm": 1.0,  # 0: no clipping
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "steps": 0,  # steps or epochs, not both
+            "epochs": 40.0,
+            "batch_size": 16,  # over all devices of all processes
+            "log_every": 20,
+            "eval_every": 500,
+            "checkpoint_every": 500,
+            "keep_checkpoints": 2,  # the latest; the best by mIoU is kept besides
+            "ema_decay": 0.999,  # of the weights that are evaluated; 0: the trained ones are
+        }
+    )
+    # common_share: `miou_common` leaves out classes with a smaller share of the pixels.
+    config.eval = ConfigDict(
+        {"batch_size": 16, "split": "val", "checkpoint": "latest", "common_share": 0.001}
+    )
+    config.recipes = _recipes()
+    if dataset == "demo":
+        _shrink(config)
+    return config
+
+
+def _data(dataset: str) -> ConfigDict:
+    single = {"train_file": "annotations.json", "val_file": "annotations.json"}
+    pair = {"train_file": "train.json", "val_file": "val.json"}
+    return ConfigDict(
+        {
+            "name": dataset,
+            "dir": "",  # the folder with the json files and images; the demo makes its own
+            **(single if dataset == "taco" else pair),
+            "val_fraction": 0.2,  # where both files are the same one
+            "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
+            "paint_order": "area",  # or "reference"
+            "skip_bad": False,  # True: leave bad images out and report them
+            "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
+            "image_size": 512,
+            "demo": {"num_train": 400, "num_val": 100, "size": 128, "seed": 0},
+            "augment": {
+                "crop_area": (0.25, 1.0),  # share of the image; (1.0, 1.0): the whole image
+                "crop_ratio": (0.75, 1.3333),  # width over height
+                "flip": True,
+                "brightness": 0.2,
+                "contrast": 0.2,
+                "saturation": 0.2,
+            },
+            "normalize": "imagenet",  # "unit": only divide by 255
+        }
+    )
+
+
+def _recipes() -> ConfigDict:
+    """What the reference did, and what is done today; see docs/recipes.md."""
+    reference = {
+        "data": {
+            "normalize": "unit",
+            "augment": {
+                "crop_area": (1.0, 1.0),
+                "flip": False,
+                "brightness": 0.0,
+                "contrast": 0.0,
+                "saturation": 0.0,
+            },
+        },
+        "optimizer": {
+            "name": "adam",
+            "learning_rate": 1e-4,
+            "weight_decay": 1e-6,
+            "schedule": "constant",
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+        },
+        "train": {"epochs": 20.0, "batch_size": 8, "ema_decay": 0.0},
+    }
+    return ConfigDict({"modern": {}, "reference": reference})
+
+
+def _shrink(config: ConfigDict) -> None:
+    """Makes the demo one that two CPU cores train in minutes."""
+    config.data.image_size = 96
+    config.model.encoder = "resnet18"
+    config.model.dtype = "float32"  # CPUs without bfloat16 instructions emulate it, slowly
+    config.train.update({"steps": 400, "epochs": 0.0, "eval_every": 100, "checkpoint_every": 100})
+    config.train.ema_decay = 0.98
+    config.optimizer.warmup_steps = 40

@@ -1,0 +1,71 @@
+"""Four simulated devices for all tests, and what several files share."""
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of a test's time would be compilation: small programs need no optimised code.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4"
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from trashseg_jax import build
+from trashseg_jax.data import demo
+from trashseg_jax.models import resnet, unet
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A U-Net of 4 to 32 features and one block a stage, with every part of the real one."""
+    encoder = resnet.ResNet((1, 1, 1, 1), resnet.BasicBlock, 4, jnp.float32)
+    return unet.UNet(encoder, 11, (8, 8, 8, 8, 8), jnp.float32)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory) -> Path:
+    """A rendered demo of 12 + 5 scenes of 64x64 pixels."""
+    folder = tmp_path_factory.mktemp("scenes") / "demo"
+    demo.render_demo(folder, seed=0, num_train=12, num_val=5, size=64)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(demo_folder, tmp_path_factory):
+    """A function that returns the config of a run of seconds on `demo_folder`."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def make():
+        config = default.get_config("aistage")
+        config.data.dir = str(demo_folder)
+        config.data.cache_dir = str(cache)
+        config.data.image_size = 32
+        config.model.update(
+            {
+                "encoder": "resnet18",
+                "width": 4,
+                "decoder_features": (8, 8, 8, 8, 8),
+                "dtype": "float32",
+            }
+        )
+        config.optimizer.warmup_steps = 2
+        config.train.update(
+            {"steps": 4, "epochs": 0.0, "batch_size": 4, "log_every": 1, "ema_decay": 0.5}
+        )
+        config.train.update({"eval_every": 2, "checkpoint_every": 2})
+        config.eval.batch_size = 4
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_config):
+    """`demo_folder`, prepared."""
+    return build.build_data(tiny_config())

@@ -1,0 +1,64 @@
+"""Builds COCO folders for tests."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from trashseg_jax.data.taxonomy import CLASSES
+
+
+def box(x: float, y: float, width: float, height: float) -> list[float]:
+    """Returns the polygon of a box, clockwise from its upper left corner."""
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def write_coco_folder(
+    folder: Path,
+    *,
+    images: Mapping[str, np.ndarray | bytes],
+    annotations: Iterable[Mapping[str, Any]] = (),
+    categories: Sequence[str] = CLASSES[1:],
+    json_name: str = "train.json",
+) -> Path:
+    """Writes images and their COCO json, and returns the json's path.
+
+    `images` maps file names to uint8 pixels, or to a file's bytes; their ids count from 0. An
+    annotation is `{"file_name", "category", "segmentation"}`, and "iscrowd" where it is one; ids
+    of annotations and categories count from 1.
+    """
+    names, kinds = list(images), list(categories)
+    content = {
+        "images": [
+            {"id": index, "file_name": name} | _write_image(folder / name, images[name])
+            for index, name in enumerate(names)
+        ],
+        "annotations": [
+            {
+                "id": index,
+                "image_id": names.index(annotation["file_name"]),
+                "category_id": kinds.index(annotation["category"]) + 1,
+                "segmentation": annotation["segmentation"],
+                "iscrowd": annotation.get("iscrowd", 0),
+            }
+            for index, annotation in enumerate(annotations, start=1)
+        ],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(kinds, start=1)],
+    }
+    json_file = folder / json_name
+    json_file.write_text(json.dumps(content))
+    return json_file
+
+
+def _write_image(path: Path, image: np.ndarray | bytes) -> dict[str, int]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, bytes):
+        path.write_bytes(image)
+    else:
+        Image.fromarray(image).save(path)
+    with Image.open(path) as written:
+        upright = ImageOps.exif_transpose(written)
+    return {"height": upright.height, "width": upright.width}

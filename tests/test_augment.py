@@ -1,0 +1,64 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from trashseg_jax.data import augment
+from trashseg_jax.errors import InputError
+
+RNG = np.random.default_rng(0)
+IMAGE = jnp.asarray(RNG.integers(0, 256, (64, 4, 5, 3)), jnp.uint8)
+BATCH = {"image": IMAGE, "label": IMAGE[..., 0]}
+OFF = {"flip": False, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+
+
+def apply(seed=0, **options):
+    return jax.jit(augment.make_augment(**{**OFF, **options}))(jax.random.key(seed), BATCH)
+
+
+def test_nothing_asked_for_changes_nothing():
+    for key, value in apply().items():
+        np.testing.assert_array_equal(value, BATCH[key])
+
+
+def test_flip_mirrors_image_and_label_together_in_about_half_of_the_images():
+    actual = apply(flip=True)
+    np.testing.assert_array_equal(actual["image"][..., 0], actual["label"])
+    flipped = np.all(actual["label"] == BATCH["label"][:, :, ::-1], axis=(1, 2))
+    kept = np.all(actual["label"] == BATCH["label"], axis=(1, 2))
+    assert np.all(flipped ^ kept)
+    assert 16 <= flipped.sum() <= 48  # 4 standard deviations of Binomial(64, 1/2)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter_changes_colours_but_no_label_and_depends_on_the_key(name):
+    first, again, other = apply(**{name: 0.4}), apply(**{name: 0.4}), apply(1, **{name: 0.4})
+    np.testing.assert_array_equal(first["label"], BATCH["label"])
+    np.testing.assert_array_equal(first["image"], again["image"])
+    assert np.any(first["image"] != other["image"])
+    assert first["image"].dtype == jnp.uint8
+
+
+def test_adjustments_do_what_their_names_say():
+    image = jnp.full((1, 2, 2, 3), 100.0).at[0, 0, 0].set(jnp.array([200.0, 50.0, 20.0]))
+    two, zero = jnp.full((1, 1, 1, 1), 2.0), jnp.zeros((1, 1, 1, 1))
+    np.testing.assert_allclose(augment.adjust_brightness(image, two)[0, 1, 1], 200)
+    np.testing.assert_allclose(augment.adjust_brightness(image, two)[0, 0, 0, 0], 255)
+    flat = augment.adjust_contrast(image, zero)
+    np.testing.assert_allclose(flat, augment.luma(image).mean(), rtol=1e-6)
+    grey = augment.adjust_saturation(image, zero)[0, 0, 0]
+    np.testing.assert_allclose(grey, colorsys.rgb_to_yiq(200, 50, 20)[0], rtol=2e-2)
+
+
+def test_normalize_is_the_published_formula():
+    actual = augment.make_normalize("imagenet")(IMAGE)[0, 0, 0]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(actual, (np.asarray(IMAGE[0, 0, 0]) / 255 - mean) / std, rtol=1e-4)
+    np.testing.assert_allclose(augment.make_normalize("unit")(IMAGE), IMAGE / 255, rtol=1e-6)
+
+
+def test_unknown_normalization_is_refused():
+    with pytest.raises(InputError, match="imagenet, unit"):
+        augment.make_normalize("zscore")

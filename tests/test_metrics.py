@@ -1,0 +1,82 @@
+import jax.numpy as jnp
+import numpy as np
+
+from trashseg_jax import metrics
+
+RNG = np.random.default_rng(0)
+K = 5
+
+
+def random_maps(shape=(3, 6, 7)):
+    labels = RNG.integers(0, K, shape).astype(np.uint8)
+    labels[RNG.random(shape) < 0.2] = 255
+    return labels, RNG.integers(0, K, shape).astype(np.uint8)
+
+
+def brute_force(label, prediction):
+    counts = np.zeros((K, K), int)
+    for truth, hit in zip(label.ravel(), prediction.ravel(), strict=True):
+        if truth != 255:
+            counts[truth, hit] += 1
+    return counts
+
+
+def test_confusion_matrix_equals_counting_pixel_by_pixel():
+    labels, predictions = random_maps()
+    actual = metrics.confusion_matrix(
+        jnp.asarray(labels), jnp.asarray(predictions), num_classes=K
+    )
+    expected = [brute_force(*pair) for pair in zip(labels, predictions, strict=True)]
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_iou_and_dice_are_set_sizes():
+    label, prediction = random_maps((6, 7))
+    confusion = brute_force(label, prediction)
+    for k in range(K):
+        truth = label == k
+        predicted = (prediction == k) & (label != 255)
+        hit = (truth & predicted).sum()
+        assert metrics.iou(confusion)[k] == hit / (truth | predicted).sum()
+        assert metrics.dice(confusion)[k] == 2 * hit / (truth.sum() + predicted.sum())
+
+
+def test_class_in_neither_is_undefined_and_class_never_hit_is_zero():
+    confusion = np.array([[4, 0, 0], [2, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(metrics.iou(confusion), [4 / 6, 0, np.nan])
+    figures = summarize(confusion[None])
+    assert figures["iou"] == {"a": 4 / 6, "b": 0.0, "c": None}
+    assert figures["miou"] == (4 / 6 + 0) / 2
+
+
+def test_counts_beyond_32_bits_stay_exact():
+    confusion = np.array([[2**40, 1], [0, 2**40]])
+    np.testing.assert_allclose(metrics.iou(confusion), 2**40 / (2**40 + 1), rtol=1e-15)
+
+
+def test_common_mean_leaves_out_rare_classes():
+    confusion = np.array([[98, 0, 0], [0, 2, 0], [1, 0, 0]])  # shares .97, .02, .01
+    figures = summarize(confusion[None], common_share=0.015)
+    assert figures["miou_common"] == (98 / 99 + 1) / 2
+    assert figures["miou"] == (98 / 99 + 1 + 0) / 3
+
+
+def test_per_image_mean_weighs_images_alike():
+    perfect = np.diag([10, 0, 0])
+    wrong = np.array([[0, 0, 1000], [0, 0, 0], [0, 0, 0]])
+    assert summarize(np.stack([perfect, wrong]))["miou_per_image"] == (1 + 0) / 2
+
+
+def test_sums_do_not_depend_on_how_images_are_batched():
+    parts = RNG.integers(0, 50, (6, 3, 3))
+    assert summarize(parts)["confusion"] == parts.sum(0).tolist()
+
+
+def test_everything_ignored_is_undefined_not_an_error():
+    figures = summarize(np.zeros((2, 3, 3), int))
+    assert figures["miou"] is None
+    assert figures["pixel_accuracy"] is None
+
+
+def summarize(per_image, common_share=0.0):
+    return metrics.summarize(per_image, classes=("a", "b", "c"), common_share=common_share)

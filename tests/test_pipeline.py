@@ -1,0 +1,165 @@
+import io
+from itertools import islice
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trashseg_jax.data import pipeline
+
+SIZE = 16
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def record(index, height, width):
+    """An image whose pixels all are `index`, and whose label says how far left they are."""
+    label = np.broadcast_to(np.arange(width) * 8 // width, (height, width)).astype(np.uint8)
+    image = np.full((height, width, 3), index, np.uint8)
+    return {"image": png(image), "label": png(label), "id": 100 + index}
+
+
+SOURCE = [record(i, 20 + i, 40) for i in range(7)]
+
+
+def train_batches(*, start_step=0, process=(0, 1), seed=0, **options):
+    index, count = process
+    defaults = {"crop_area": (0.3, 0.9), "crop_ratio": (0.8, 1.25), "batch_size": 4}
+    return pipeline.train_batches(
+        SOURCE,
+        index_of=lambda position: position * 3 % 7,
+        seed=seed,
+        image_size=SIZE,
+        start_step=start_step,
+        process_index=index,
+        process_count=count,
+        **{**defaults, **options},
+    )
+
+
+def eval_batches(process=(0, 1)):
+    index, count = process
+    return list(
+        pipeline.eval_batches(
+            SOURCE, batch_size=4, image_size=SIZE, process_index=index, process_count=count
+        )
+    )
+
+
+def assert_same(actual, expected):
+    assert len(actual) == len(expected)
+    for a, b in zip(actual, expected, strict=True):
+        for key in b:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_stream_holds_the_images_that_the_index_names_in_its_order():
+    batches = list(islice(train_batches(), 3))
+    first_pixels = np.concatenate([b["image"][:, 0, 0, 0] for b in batches])
+    assert first_pixels.tolist() == [position * 3 % 7 for position in range(12)]
+    assert (batches[0]["image"].dtype, batches[0]["image"].shape) == (np.uint8, (4, SIZE, SIZE, 3))
+    assert (batches[0]["label"].dtype, batches[0]["label"].shape) == (np.uint8, (4, SIZE, SIZE))
+
+
+def test_resumed_stream_equals_the_rest_of_the_uninterrupted_one():
+    whole = list(islice(train_batches(), 4))
+    assert_same(list(islice(train_batches(start_step=2), 2)), whole[2:])
+
+
+def test_rows_of_two_processes_are_the_batches_of_one():
+    whole = list(islice(train_batches(), 3))
+    halves = [list(islice(train_batches(process=(p, 2)), 3)) for p in (0, 1)]
+    joined = [
+        {key: np.concatenate([a[key], b[key]]) for key in a}
+        for a, b in zip(*halves, strict=True)
+    ]
+    assert_same(joined, whole)
+
+
+def test_crops_depend_on_seed_and_position():
+    (one,), (same,), (other,) = (list(islice(train_batches(seed=s), 1)) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one["label"], same["label"])
+    assert np.any(one["label"] != other["label"])
+    assert len({row.tobytes() for row in one["label"]}) == 4
+
+
+def test_crop_has_the_area_and_ratio_asked_for():
+    image = tf.zeros((200, 300, 3), tf.uint8)
+    label = tf.zeros((200, 300), tf.uint8)
+    for seed in range(50):
+        cut, cut_label = pipeline.random_crop(image, label, (seed, 0), (0.3, 0.5), (0.8, 1.25))
+        height, width = cut.shape[:2]
+        assert (height, width) == cut_label.shape
+        assert 0.29 <= height * width / 60_000 <= 0.51  # whole pixels
+        assert 0.79 <= width / height <= 1.27
+
+
+def test_image_and_label_are_cropped_alike():
+    """Pixels hold their own column: in any crop, image and label must tell the same one."""
+    columns = np.broadcast_to(np.arange(120, dtype=np.uint8), (90, 120))
+    image, label = tf.constant(np.stack([columns] * 3, -1)), tf.constant(columns)
+    for seed in range(10):
+        a, b = pipeline.random_crop(image, label, (seed, 7), (0.2, 0.8), (0.75, 1.33))
+        np.testing.assert_array_equal(a[..., 0], b)
+
+
+def test_without_cropping_the_whole_image_is_fitted():
+    (batch,) = islice(train_batches(crop_area=(1.0, 1.0)), 1)
+    assert_same([{"image": batch["image"]}], [{"image": eval_order([0, 3, 6, 2])}])
+
+
+def eval_order(indices):
+    everything = np.concatenate([b["image"] for b in eval_batches()])
+    return everything[indices]
+
+
+@pytest.mark.parametrize(
+    ("shape", "content"), [((20, 40), (8, 16)), ((40, 20), (16, 8)), ((5, 5), (16, 16))]
+)
+def test_fit_keeps_the_aspect_and_ignores_the_padding(shape, content):
+    image, label = pipeline.fit(
+        tf.fill((*shape, 3), np.uint8(9)), tf.fill(shape, np.uint8(2)), SIZE
+    )
+    height, width = content
+    expected = np.full((SIZE, SIZE), 255)
+    expected[:height, :width] = 2
+    np.testing.assert_array_equal(label, expected)
+    np.testing.assert_array_equal(image[..., 0], np.where(expected == 2, 9, 0))
+
+
+def test_image_of_the_right_size_is_left_alone():
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    actual, _ = pipeline.fit(tf.constant(image), tf.constant(image[..., 0]), SIZE)
+    np.testing.assert_array_equal(actual, image)
+
+
+def test_scaling_shifts_image_and_label_by_no_pixel():
+    """Blocks of 4x4 pixels, each of one value: scaled to a quarter, each becomes one pixel."""
+    small = np.arange(SIZE * SIZE, dtype=np.uint8).reshape(SIZE, SIZE)
+    large = np.kron(small, np.ones((4, 4), np.uint8))
+    image, label = pipeline.fit(tf.constant(np.stack([large] * 3, -1)), tf.constant(large), SIZE)
+    np.testing.assert_array_equal(label, small)
+    # The antialiasing triangle reaches into the neighbours, symmetrically, so a ramp stays.
+    np.testing.assert_allclose(image[1:-1, 1:-1, 0], small[1:-1, 1:-1], atol=1)
+
+
+def test_evaluation_sees_every_record_once_in_order_and_masks_the_filling():
+    batches = eval_batches()
+    mask = np.concatenate([b["mask"] for b in batches])
+    ids = np.concatenate([b["id"] for b in batches])
+    labels = np.concatenate([b["label"] for b in batches])
+    assert mask.tolist() == [True] * 7 + [False]
+    assert ids[mask].tolist() == [100 + i for i in range(7)]
+    assert np.all(labels[~mask] == 255)
+
+
+def test_evaluation_on_two_processes_covers_the_same_records():
+    whole = eval_batches()
+    halves = zip(eval_batches((0, 2)), eval_batches((1, 2)), strict=True)
+    joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in halves]
+    assert_same(joined, whole)

@@ -1,0 +1,127 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from trashseg_jax import losses, sharding, steps
+from trashseg_jax.data import augment
+from trashseg_jax.errors import InputError
+
+RNG = np.random.default_rng(0)
+BATCH = {
+    "image": RNG.integers(0, 256, (8, 32, 32, 3), np.uint8),
+    "label": RNG.integers(0, 11, (8, 32, 32), np.uint8),
+}
+NORMALIZE = augment.make_normalize("imagenet")
+TX = optax.sgd(0.1)
+
+
+def mesh_of(devices):
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+
+
+def make_train_step(model, *, ema_decay=0.5):
+    return steps.make_train_step(
+        model,
+        TX,
+        partial(losses.cross_entropy, label_smoothing=0.0, ignore_label=255),
+        augment=augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2),
+        normalize=NORMALIZE,
+        ema_decay=ema_decay,
+        key=jax.random.key(7),
+    )
+
+
+@pytest.fixture(scope="module")
+def train_step(tiny_model):
+    return make_train_step(tiny_model)
+
+
+def new_state(model, mesh, *, ema=True):
+    init = partial(steps.init_state, model=model, tx=TX, ema=ema)
+    return jax.jit(init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
+
+
+def run(model, train_step, devices, count=2):
+    mesh = mesh_of(devices)
+    state, scalars = new_state(model, mesh), {}
+    for _ in range(count):
+        state, scalars = train_step(state, sharding.shard_batch(BATCH, mesh))
+    return jax.device_get(state), jax.device_get(scalars)
+
+
+def assert_close(a, b, **tolerance):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_four_devices_equal_one(tiny_model, train_step):
+    """One update, BatchNorm statistics included: the rows of a batch differ in brightness."""
+    one, one_scalars = run(tiny_model, train_step, 1, count=1)
+    four, four_scalars = run(tiny_model, train_step, 4, count=1)
+    assert_close(four_scalars, one_scalars, rtol=1e-4)
+    assert_close(four, one, rtol=1e-3, atol=2e-5)
+
+
+def test_step_is_deterministic_and_counts(tiny_model, train_step):
+    first, scalars = run(tiny_model, train_step, 1)
+    again, _ = run(tiny_model, train_step, 1)
+    assert_close(first, again, rtol=0)
+    assert first.step == 2
+    assert np.isfinite(scalars["loss"])
+    assert scalars["grad_norm"] > 0
+
+
+def test_loss_falls_on_one_batch(tiny_model, train_step):
+    _, early = run(tiny_model, train_step, 1, count=1)
+    _, late = run(tiny_model, train_step, 1, count=15)
+    assert late["loss"] < 0.9 * early["loss"]
+
+
+def test_average_follows_the_documented_decay(tiny_model, train_step):
+    """After one step the decay is min(0.5, 1 / 10): a tenth of the start is left."""
+    start = jax.device_get(new_state(tiny_model, mesh_of(1)))
+    state, _ = run(tiny_model, train_step, 1, count=1)
+    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, start.params, state.params)
+    assert_close(state.ema["params"], expected, rtol=1e-4, atol=1e-6)
+    assert state.eval_variables() is state.ema
+
+
+def test_without_average_the_trained_weights_are_evaluated(tiny_model):
+    state = new_state(tiny_model, mesh_of(1), ema=False)
+    assert state.ema == {}
+    assert state.eval_variables()["params"] is state.params
+
+
+def test_eval_step_counts_valid_rows_only(tiny_model):
+    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11)
+    state = new_state(tiny_model, mesh_of(1))
+    mask = np.arange(8) < 5
+    label = np.where(np.arange(32) < 10, 255, BATCH["label"]).astype(np.uint8)
+    batch = {"image": BATCH["image"], "label": label, "mask": mask}
+    predictions, confusion = eval_step(state.eval_variables(), batch)
+    assert not np.any(confusion[5:])
+    expected = np.zeros((5, 11, 11), int)
+    for i, row, column in np.argwhere(label[:5] != 255):
+        expected[i, label[i, row, column], predictions[i, row, column]] += 1
+    np.testing.assert_array_equal(confusion[:5], expected)
+
+
+def test_evaluation_of_a_row_does_not_depend_on_its_batch(tiny_model):
+    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11)
+    variables = new_state(tiny_model, mesh_of(1)).eval_variables()
+    batch = {**BATCH, "mask": np.ones(8, bool)}
+    _, whole = eval_step(variables, batch)
+    _, part = eval_step(variables, {k: np.roll(v, 3, 0) for k, v in batch.items()})
+    np.testing.assert_array_equal(np.roll(part, -3, 0), whole)
+
+
+@pytest.mark.parametrize(("size", "hint"), [(6, "4 or 8"), (3, "use 4"), (0, "use 4")])
+def test_batches_that_devices_cannot_divide_are_refused(size, hint):
+    with pytest.raises(InputError, match=hint):
+        sharding.check_batch_size("config.train.batch_size", size, sharding.make_mesh())
+    sharding.check_batch_size("config.train.batch_size", 8, sharding.make_mesh())

@@ -1,0 +1,139 @@
+"""The whole path, on rendered scenes: train, stop, resume, evaluate."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from trashseg_jax import build, evaluate, sharding, train
+from trashseg_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def whole_run(tiny_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train.train(tiny_config(), workdir)
+
+
+def read_log(workdir):
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+def final_state(config, workdir):
+    model = build.build_model(config, num_classes=11)
+    tx, _ = build.build_optimizer(config, steps=4)
+    return jax.device_get(
+        evaluate.restore(config, workdir, model, tx, sharding.make_mesh())
+    )
+
+
+def test_run_leaves_the_documented_files(whole_run):
+    workdir, figures = whole_run
+    names = {path.name for path in workdir.iterdir()}
+    assert names >= {
+        "config.json",
+        "log.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "metrics.json",
+        "report.html",
+        "samples.png",
+    }
+    assert json.loads((workdir / "metrics.json").read_text()) == figures
+    assert any((workdir / "tensorboard").iterdir())
+
+
+def test_metrics_cover_every_validation_image_once(whole_run, prepared):
+    _, figures = whole_run
+    pixel_counts, _ = prepared.counts("val")
+    assert figures["num_images"] == 5
+    assert (figures["dataset"], figures["split"], figures["step"]) == ("aistage", "val", 4)
+    assert len(figures["iou"]) == 11
+    # 64x64 scenes scored at 32x32: all of their pixels, shares alike to the sampling.
+    confusion = np.array(figures["confusion"])
+    assert confusion.sum() == 5 * 32 * 32
+    share = pixel_counts.sum(0) / pixel_counts.sum()
+    np.testing.assert_allclose(confusion.sum(1) / confusion.sum(), share, atol=0.02)
+
+
+def test_log_has_an_entry_for_each_logged_step(whole_run):
+    workdir, figures = whole_run
+    log = read_log(workdir)
+    training = [e for e in log if "loss" in e]
+    assert [e["step"] for e in training] == [1, 2, 3, 4]
+    assert all(np.isfinite(e["loss"]) and e["images_per_second"] > 0 for e in training)
+    evaluated = [e for e in log if "miou" in e]
+    assert [e["step"] for e in evaluated] == [2, 4]
+    assert evaluated[-1]["miou"] == figures["miou"]
+
+
+def test_sheet_of_samples_has_the_photographs(whole_run):
+    sheet = Image.open(whole_run[0] / "samples.png")
+    assert sheet.mode == "RGB"
+    assert sheet.width > 6 * 160  # two samples of three panels a row
+    assert len(set(sheet.getdata())) > 1000
+
+
+def test_interrupted_run_ends_with_the_same_state_and_figures(whole_run, tiny_config, tmp_path):
+    """Stopped after step 2 of 4: parameters, optimizer, averages and metrics, bit for bit."""
+    config = tiny_config()
+    stop = StopAfter(2)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(sharding, "shard_batch", stop)
+        train.train(config, tmp_path)
+    figures = train.train(config, tmp_path)
+    workdir, expected = whole_run
+    assert figures == expected
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(config, tmp_path), final_state(config, workdir)
+    )
+    entries = [[{k: v for k, v in e.items() if k != "images_per_second"} for e in read_log(w)]
+               for w in (tmp_path, workdir)]
+    assert entries[0] == entries[1]
+
+
+def test_finished_run_is_not_trained_further(whole_run, tiny_config):
+    workdir, figures = whole_run
+    log = read_log(workdir)
+    assert train.train(tiny_config(), workdir) == figures
+    assert read_log(workdir) == log
+
+
+def test_evaluate_scores_the_checkpoint_as_training_did(whole_run, tiny_config):
+    workdir, figures = whole_run
+    config = tiny_config()
+    assert evaluate.evaluate(config, workdir) == figures
+    config.eval.split = "train"
+    assert evaluate.evaluate(config, workdir)["num_images"] == 12
+
+
+def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        evaluate.evaluate(tiny_config(), tmp_path)
+
+
+def test_resuming_with_another_model_is_refused(whole_run, tiny_config):
+    config = tiny_config()
+    config.model.width = 6
+    with pytest.raises(InputError, match="conv1/kernel"):
+        train.train(config, whole_run[0])
+
+
+class Interrupted(Exception):
+    pass
+
+
+class StopAfter:
+    """Stands in for `shard_batch` and raises when the training batch after `steps` comes."""
+
+    def __init__(self, steps):
+        self.left, self.shard_batch = steps, sharding.shard_batch
+
+    def __call__(self, batch, mesh):
+        if "mask" not in batch:
+            if self.left == 0:
+                raise Interrupted
+            self.left -= 1
+        return self.shard_batch(batch, mesh)

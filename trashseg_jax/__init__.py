@@ -1,0 +1,1 @@
+"""Semantic segmentation of trash photographs with JAX and Flax."""

@@ -1,0 +1,239 @@
+"""Prepares COCO folders once, with TFDS: images as they are, painted labels, counts per image."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from trashseg_jax.data import coco
+from trashseg_jax.data.taxonomy import ClassMap
+from trashseg_jax.errors import InputError
+
+tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
+
+FORMAT = 1  # part of the fingerprint: raise it when what is stored changes
+RECORDS_PER_WORKER = 64  # fewer are not worth a process
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What is to be prepared: validated records by split, and how their labels are painted."""
+
+    classes: tuple[str, ...]
+    splits: dict[str, list[coco.Record]]
+    problems: list[str]
+    paint_order: str
+    skip_bad: bool
+
+
+class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
+    """Photographs of trash with a label map each, from a folder in COCO's layout."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name="demo", description="Rendered scenes; needs no download."),
+        tfds.core.BuilderConfig(name="aistage", description="Recycle Trash, the competition."),
+        tfds.core.BuilderConfig(name="taco", description="TACO, its 60 categories mapped."),
+        tfds.core.BuilderConfig(name="coco", description="Any COCO folder with a class map."),
+    ]
+
+    def __init__(self, *, contents: Contents, **kwargs: Any):
+        self.contents = contents
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        counts = tfds.features.Tensor(shape=(len(self.contents.classes),), dtype=np.int64)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "id": tfds.features.Scalar(np.int64),
+                    "file_name": tfds.features.Text(),
+                    "pixel_counts": counts,
+                    "annotation_counts": counts,
+                }
+            ),
+            disable_shuffling=True,  # the json's order
+            metadata=tfds.core.MetadataDict(
+                classes=list(self.contents.classes), problems=self.contents.problems
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        del dl_manager
+        return {name: self._generate_examples(name) for name in self.contents.splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        records, problems, clipped = self.contents.splits[split], [], 0
+        counts = []
+        for record, example in zip(records, self._load(records, split), strict=True):
+            if isinstance(example, str):
+                problems.append(example)
+                continue
+            clipped += example.pop("clipped")
+            counts.append((example["pixel_counts"], example["annotation_counts"]))
+            yield record.id, example
+        if not counts:
+            raise InputError(f"split {split!r} of {self.builder_config.name}: no usable image is left")
+        np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
+        metadata: Any = self.info.metadata
+        metadata[split] = {"clipped": clipped, "problems": problems}
+
+    def _load(self, records: list[coco.Record], split: str) -> Iterator[dict[str, Any] | str]:
+        """Yields examples in order, loaded by as many processes as are worth it."""
+        load = partial(
+            coco.load_features,
+            num_classes=len(self.contents.classes),
+            paint_order=self.contents.paint_order,
+            skip_bad=self.contents.skip_bad,
+        )
+        progress = partial(tqdm, total=len(records), desc=f"Preparing {split}", unit="image")
+        workers = min(os.cpu_count() or 1, len(records) // RECORDS_PER_WORKER)
+        if workers < 2:
+            yield from progress(map(load, records))
+            return
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            yield from progress(pool.map(load, records, chunksize=8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared data set on disk."""
+
+    builder: Any
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.builder.info.metadata["classes"])
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each image that `skip_bad` left out."""
+        metadata = self.builder.info.metadata
+        splits = [metadata[split]["problems"] for split in self.builder.info.splits]
+        return [*metadata["problems"], *(line for lines in splits for line in lines)]
+
+    @property
+    def clipped(self) -> int:
+        """The number of annotations that reached outside their image."""
+        metadata = self.builder.info.metadata
+        return sum(metadata[split]["clipped"] for split in self.builder.info.splits)
+
+    def source(self, split: str) -> Any:
+        """Returns random access to a split's records; `image` and `label` are encoded bytes."""
+        if split not in self.builder.info.splits:
+            known = ", ".join(self.builder.info.splits)
+            raise InputError(f"split {split!r} of {self.builder.data_path}: must be one of {known}")
+        skip = tfds.decode.SkipDecoding()
+        return self.builder.as_data_source(split, decoders={"image": skip, "label": skip})
+
+    def counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns pixels and annotations of each class in each image, both int64 [n, k]."""
+        counts = np.load(self.builder.data_path / f"counts_{split}.npy", allow_pickle=False)
+        return counts[:, 0], counts[:, 1]
+
+
+def prepare(
+    *,
+    name: str,
+    folder: Path,
+    train_file: str,
+    val_file: str,
+    val_fraction: float,
+    class_map: ClassMap,
+    paint_order: str,
+    skip_bad: bool,
+    cache_dir: Path,
+) -> Prepared:
+    """Prepares the data set in `folder` unless this very one is in `cache_dir` already.
+
+    An interrupted preparation leaves nothing that looks finished: TFDS writes into a folder of
+    another name and renames it at the end. Raises InputError for what is wrong with the data.
+    """
+    splits, problems = read_splits(
+        folder, train_file, val_file, class_map, val_fraction=val_fraction, skip_bad=skip_bad
+    )
+    options = (FORMAT, train_file, val_file, val_fraction, paint_order, skip_bad)
+    key = fingerprint(folder, splits, class_map, options=options)
+    target = cache_dir / "prepared" / f"{name}-{key}"
+    contents = Contents(class_map.classes, splits, problems, paint_order, skip_bad)
+    builder = TrashSegmentation(
+        contents=contents, config=name, data_dir=target, file_format="array_record"
+    )
+    if not builder.data_path.exists():
+        shutil.rmtree(target, ignore_errors=True)  # what an interrupted preparation left
+        _generate(builder)
+    return Prepared(builder)
+
+
+def read_splits(
+    folder: Path,
+    train_file: str,
+    val_file: str,
+    class_map: ClassMap,
+    *,
+    val_fraction: float,
+    skip_bad: bool,
+) -> tuple[dict[str, list[coco.Record]], list[str]]:
+    """Returns the records of "train" and "val", and a line for each bad image left out.
+
+    Where both files are one, an image belongs to "val" if the hash of its file name says so:
+    that stays true when images are added.
+    """
+    read = partial(coco.read_coco, folder=folder, class_map=class_map, skip_bad=skip_bad)
+    train, problems = read(folder / train_file)
+    if train_file != val_file:
+        val, more = read(folder / val_file)
+        return {"train": train, "val": val}, problems + more
+    chosen = [_hash_fraction(record.file_name) < val_fraction for record in train]
+    return {
+        "train": [r for r, in_val in zip(train, chosen, strict=True) if not in_val],
+        "val": [r for r, in_val in zip(train, chosen, strict=True) if in_val],
+    }, problems
+
+
+def fingerprint(
+    folder: Path,
+    splits: dict[str, list[coco.Record]],
+    class_map: ClassMap,
+    *,
+    options: tuple[Any, ...],
+) -> str:
+    """Returns 16 hex digits that change with the annotations, the images or the options."""
+    digest = hashlib.sha256(repr((str(folder.resolve()), options)).encode())
+    digest.update(json.dumps([class_map.classes, dict(class_map.categories)]).encode())
+    for split, records in splits.items():
+        digest.update(split.encode())
+        for record in records:
+            stat = record.path.stat()
+            digest.update(repr((record, stat.st_size, stat.st_mtime_ns)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash_fraction(text: str) -> float:
+    """Maps a text to [0, 1) evenly."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _generate(builder: TrashSegmentation) -> None:
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.disable_progress_bar()  # it knows no total; ours does
+    with contextlib.redirect_stdout(io.StringIO()):  # "Downloading": nothing is downloaded
+        builder.download_and_prepare(download_config=config)

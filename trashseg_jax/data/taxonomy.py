@@ -1,0 +1,199 @@
+"""The classes, their colours, and the maps from a data set's category names to them."""
+
+import dataclasses
+import difflib
+import importlib.resources
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from trashseg_jax.errors import InputError
+
+CLASSES = (
+    "Background",
+    "General trash",
+    "Paper",
+    "Paper pack",
+    "Metal",
+    "Glass",
+    "Plastic",
+    "Styrofoam",
+    "Plastic bag",
+    "Battery",
+    "Clothing",
+)
+IGNORE_LABEL = 255
+IGNORE_NAME = "ignore"  # what a class map's file calls IGNORE_LABEL
+CLASS_MAPS = ("recycle_trash", "taco")  # shipped in class_maps/
+
+# The competition's colours for CLASSES, in order.
+_COLORS = (
+    (0, 0, 0),
+    (192, 0, 128),
+    (0, 128, 192),
+    (0, 128, 64),
+    (128, 0, 0),
+    (64, 0, 128),
+    (64, 0, 192),
+    (192, 128, 64),
+    (192, 192, 128),
+    (64, 64, 128),
+    (128, 0, 192),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap:
+    """Classes, the first of which is the background, and the label of each category name."""
+
+    classes: tuple[str, ...]
+    categories: Mapping[str, int]
+
+    def label_of(self, category_name: str) -> int:
+        """Returns a class index or IGNORE_LABEL; neither case nor outer blanks matter.
+
+        Raises InputError for a name that the map does not hold.
+        """
+        labels = {_key(name): label for name, label in self.categories.items()}
+        if _key(category_name) not in labels:
+            raise InputError(
+                f"category {category_name!r} is not in the class map"
+                f"{_nearest(category_name, self.categories)}; "
+                "add it to a class map of your own and name that in --config.data.class_map"
+            )
+        return labels[_key(category_name)]
+
+
+def load_class_map(name_or_path: str) -> ClassMap:
+    """Loads a shipped class map by its name, or a json file of yours (see docs/class_maps.md).
+
+    Raises InputError naming the file and what is wrong in it.
+    """
+    content = _parse(_read(name_or_path), name_or_path)
+    classes = _check_classes(content.get("classes", list(CLASSES)), name_or_path)
+    categories = _check_categories(content.get("categories"), name_or_path)
+    labels = {_key(name): index for index, name in enumerate(classes)}
+    labels[IGNORE_NAME] = IGNORE_LABEL
+    for category, name in categories.items():
+        if not isinstance(name, str) or _key(name) not in labels:
+            near = _nearest(name, [*classes, IGNORE_NAME]) if isinstance(name, str) else ""
+            raise InputError(
+                f"class map {name_or_path}: category {category!r} is mapped to {name!r}, "
+                f'which must be the name of a class or "{IGNORE_NAME}"{near}'
+            )
+    return ClassMap(classes, {category: labels[_key(n)] for category, n in categories.items()})
+
+
+def palette(num_classes: int) -> UInt8[np.ndarray, "k 3"]:
+    """Returns one RGB colour per class: the competition's eleven, then the rest of VOC's colours.
+
+    Raises InputError unless 1 <= num_classes <= 255.
+    """
+    if not 1 <= num_classes <= IGNORE_LABEL:
+        raise InputError(f"num_classes is {num_classes}; it must be from 1 to {IGNORE_LABEL}")
+    more = [color for color in map(_voc_color, range(256)) if color not in _COLORS]
+    return np.array([*_COLORS, *more][:num_classes], np.uint8)
+
+
+def _voc_color(index: int) -> tuple[int, int, int]:
+    """Returns PASCAL VOC's colour: the index's bits dealt to the channels' high bits in turn."""
+    red, green, blue = (
+        sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(3))
+        for channel in range(3)
+    )
+    return red, green, blue
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Returns '; did you mean ...?' with the known name that is nearest, or nothing."""
+    names = {_key(other): other for other in known}
+    near = difflib.get_close_matches(_key(name), names, n=1)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
+
+
+def _read(name_or_path: str) -> str:
+    path: Any = Path(name_or_path)
+    if name_or_path in CLASS_MAPS:
+        folder = importlib.resources.files("trashseg_jax.data")
+        path = folder / "class_maps" / f"{name_or_path}.json"
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"class map {name_or_path}: is not UTF-8 text ({error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise InputError(
+            f"class map {name_or_path!r} is neither one of {', '.join(CLASS_MAPS)} nor a "
+            f"file that can be read{_nearest(name_or_path, CLASS_MAPS)}"
+        ) from error
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    """Parses the json object; refuses repeated keys, of which json would keep the last."""
+
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if repeated := _first_repeated(names):
+            raise InputError(f"class map {source}: {repeated!r} stands there twice; remove one")
+        return dict(pairs)
+
+    try:
+        content = json.loads(text, object_pairs_hook=to_dict)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"class map {source}: is not json ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"class map {source}: is a json {type(content).__name__}; it must be an object "
+            'like {"categories": {"Can": "Metal"}}'
+        )
+    if unknown := sorted(set(content) - {"classes", "categories"}):
+        near = _nearest(unknown[0], ["classes", "categories"])
+        raise InputError(
+            f'class map {source}: has the key {unknown[0]!r}; only "classes" and "categories" '
+            f"are known{near}"
+        )
+    return content
+
+
+def _check_classes(classes: Any, source: str) -> tuple[str, ...]:
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise InputError(f'class map {source}: "classes" must be a list of names')
+    if not 2 <= len(classes) <= IGNORE_LABEL:
+        raise InputError(
+            f'class map {source}: "classes" has {len(classes)} names; there must be from 2 '
+            f"(the first is the background) to {IGNORE_LABEL}"
+        )
+    if repeated := _first_repeated(classes):
+        raise InputError(f"class map {source}: class {repeated!r} stands there twice; remove one")
+    for name in classes:
+        if _key(name) in ("", IGNORE_NAME):
+            raise InputError(f"class map {source}: a class can't be called {name!r}; rename it")
+    return tuple(name.strip() for name in classes)
+
+
+def _check_categories(categories: Any, source: str) -> dict[str, Any]:
+    if not isinstance(categories, dict) or not categories:
+        raise InputError(
+            f'class map {source}: "categories" must be an object that maps at least one category '
+            "name to a class name"
+        )
+    return categories
+
+
+def _first_repeated(names: list[str]) -> str | None:
+    """Returns the first name that equals an earlier one but for case and outer blanks."""
+    seen = set()
+    for name in names:
+        if _key(name) in seen:
+            return name
+        seen.add(_key(name))
+    return None

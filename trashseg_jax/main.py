@@ -1,0 +1,84 @@
+"""The command line: `python -m trashseg_jax.main --config=configs/reference.py`."""
+
+import datetime
+import json
+import os
+import sys
+from pathlib import Path
+
+# Before TensorFlow is imported, which happens where data are read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from trashseg_jax.errors import InputError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The experiment's file, configs/NAME.py or configs/NAME.py:DATASET."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; one that holds a run goes on with it. Default: a new one."
+)
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
+    config, workdir = read_config(), choose_workdir()
+    # Imported late: --help and a wrong flag answer at once.
+    from trashseg_jax import report
+    from trashseg_jax.evaluate import evaluate
+    from trashseg_jax.train import train
+
+    figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
+    print(report.format_table(figures))
+    print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
+
+
+def read_config() -> ConfigDict:
+    """Returns --config with its overrides; for an evaluation without it, the run's own."""
+    if CONFIG.value is not None:
+        from trashseg_jax import build
+
+        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        build.resolve_config(CONFIG.value, overridden=overrides)
+        return CONFIG.value
+    if MODE.value == "train" or WORKDIR.value is None:
+        raise InputError("--config is missing; pass --config=configs/reference.py, for example")
+    path = Path(WORKDIR.value) / "config.json"
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
+    return ConfigDict(_tuples(json.loads(path.read_text())))
+
+
+def choose_workdir() -> Path:
+    """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
+    if WORKDIR.value is not None:
+        return Path(WORKDIR.value)
+    if MODE.value == "evaluate":
+        raise InputError("--workdir is missing; pass the folder of the run to evaluate")
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(".py")[0]
+    return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _tuples(value):
+    """json knows no tuples; a config has no lists."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def run() -> None:
+    """Runs `main`; shows an InputError as one line and exits with 2."""
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

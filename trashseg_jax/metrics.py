@@ -1,0 +1,84 @@
+"""Segmentation metrics, all of them functions of confusion matrices (rows: truth)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+
+def confusion_matrix(
+    labels: Integer[Array, "b h w"], predictions: Integer[Array, "b h w"], *, num_classes: int
+) -> Integer[Array, "b k k"]:
+    """Counts pixels by (truth, prediction) per image; a label outside 0..k-1 counts nowhere.
+
+    The float32 product of one-hot codes is exact for images of up to 2^24 pixels.
+    """
+    batch = labels.shape[0]
+    truth = jax.nn.one_hot(labels.reshape(batch, -1), num_classes)  # b n k
+    hit = jax.nn.one_hot(predictions.reshape(batch, -1), num_classes)
+    return jnp.einsum("bnk,bnl->bkl", truth, hit).astype(jnp.int32)
+
+
+def iou(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
+    """Intersection over union per class; NaN for a class in neither truth nor prediction."""
+    hit, truth, predicted = _margins(confusion)
+    return _ratio(hit, truth + predicted - hit)
+
+
+def dice(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
+    """Dice coefficient (F1) per class; NaN as for `iou`."""
+    hit, truth, predicted = _margins(confusion)
+    return _ratio(2 * hit, truth + predicted)
+
+
+def pixel_accuracy(confusion: Integer[np.ndarray, "k k"]) -> float:
+    """Share of the valid pixels that are predicted right; NaN where there is none."""
+    return float(_ratio(np.trace(confusion), confusion.sum()))
+
+
+def summarize(
+    per_image: Integer[np.ndarray, "n k k"], *, classes: Sequence[str], common_share: float
+) -> dict[str, Any]:
+    """Returns the figures of a data set from its images' confusion matrices.
+
+    `miou` is over the classes present in truth or prediction; `miou_common` over those of them
+    that have at least `common_share` of the true pixels; `miou_per_image` is the mean over images
+    of each image's own mean. Undefined figures are None, as json has no NaN.
+    """
+    confusion = per_image.astype(np.int64).sum(0)
+    scores = iou(confusion)
+    share = confusion.sum(1) / max(confusion.sum(), 1)
+    return {
+        "num_images": len(per_image),
+        "miou": _mean(scores),
+        "iou": {name: _number(v) for name, v in zip(classes, scores, strict=True)},
+        "miou_common": _mean(scores[share >= common_share]),
+        "miou_per_image": _mean(np.array([_mean(v) for v in iou(per_image)], float)),
+        "pixel_accuracy": _number(pixel_accuracy(confusion)),
+        "mean_dice": _mean(dice(confusion)),
+        "pixel_share": {name: float(v) for name, v in zip(classes, share, strict=True)},
+        "confusion": confusion.tolist(),
+    }
+
+
+def _margins(confusion):
+    confusion = np.asarray(confusion, np.int64)
+    return np.diagonal(confusion, 0, -2, -1), confusion.sum(-1), confusion.sum(-2)
+
+
+def _ratio(part, whole):
+    """Divides; NaN where `whole` is 0."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of the numbers among `values`, None where there is none."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else None
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

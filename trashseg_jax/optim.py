@@ -1,0 +1,53 @@
+"""Learning rate schedules and optimizers, from optax."""
+
+from typing import Any
+
+import jax
+import optax
+
+from trashseg_jax.errors import InputError
+
+
+def make_schedule(
+    name: str, *, learning_rate: float, steps: int, warmup_steps: int
+) -> optax.Schedule:
+    """Returns step -> learning rate: linear warm-up, then `name` down to step `steps`.
+
+    `cosine` ends at 0 (Loshchilov & Hutter 2017), `polynomial` has power 0.9 (Chen et al. 2017,
+    the "poly" policy), `constant` stays. The warm-up's first step is not 0.
+    """
+    decay_steps = max(steps - warmup_steps, 1)
+    decays = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, decay_steps),
+        "polynomial": lambda: optax.polynomial_schedule(learning_rate, 0.0, 0.9, decay_steps),
+    }
+    if name not in decays:
+        raise InputError(f"optimizer.schedule {name!r}: must be one of {', '.join(decays)}")
+    if not warmup_steps:
+        return decays[name]()
+    warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, decays[name]()], [warmup_steps])
+
+
+def make_optimizer(
+    name: str, schedule: optax.Schedule, *, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
+    """Returns `adam` or `adamw`, after clipping by the global norm unless `clip_norm` is 0.
+
+    `adam` adds the decay to the gradient of every parameter, as torch.optim.Adam does;
+    `adamw` decouples it (Loshchilov & Hutter 2019) and spares BatchNorm and biases.
+    """
+    optimizers = {
+        "adam": lambda: optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(schedule)),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=is_kernel),
+    }
+    if name not in optimizers:
+        raise InputError(f"optimizer.name {name!r}: must be one of {', '.join(optimizers)}")
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+    return optax.chain(*clip, optimizers[name]())
+
+
+def is_kernel(params: Any) -> Any:
+    """Returns a tree of bools: True for convolution kernels, False for scales and biases."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)

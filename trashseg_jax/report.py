@@ -1,0 +1,178 @@
+"""What a run leaves for people: the table, the sheet of samples, the HTML page."""
+
+import base64
+import dataclasses
+import html
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from trashseg_jax.data import taxonomy
+
+CELL = 160  # pixels of a sample's side on the sheet
+MARGIN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One evaluated image."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    label: UInt8[np.ndarray, "h w"]
+    prediction: UInt8[np.ndarray, "h w"]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` so that the file is there whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under another name and renames it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def format_table(figures: dict[str, Any]) -> str:
+    """Returns metrics.json's figures as a table for the terminal."""
+    width = max(len(name) for name in figures["iou"])
+    lines = [f"{'class':<{width}}     IoU  share of pixels"]
+    for name, value in figures["iou"].items():
+        score = "absent" if value is None else f"{value:.4f}"
+        note = "  never hit" if value == 0 else ""
+        lines.append(f"{name:<{width}}  {score:>6}  {figures['pixel_share'][name]:8.2%}{note}")
+    for key, name in SUMMARY.items():
+        lines.append(f"{name:<{width}}  {format_number(figures[key])}")
+    lines.append(
+        f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
+        f"step {figures['step']}"
+    )
+    return "\n".join(lines)
+
+
+SUMMARY = {
+    "miou": "mIoU",
+    "miou_common": "mIoU, common",
+    "miou_per_image": "mIoU per image",
+    "mean_dice": "mean Dice",
+    "pixel_accuracy": "pixel acc.",
+}
+
+
+def format_number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str]) -> None:
+    """Saves a sheet: two samples a row, each as photograph, truth and prediction; a legend below.
+
+    Ignored pixels are grey in the truth. Nothing is written without samples.
+    """
+    if not samples:
+        return
+    font = ImageFont.load_default(14)
+    colors = taxonomy.palette(len(classes))
+    columns, header = 2, 24
+    rows = math.ceil(len(samples) / columns)
+    legend_rows = math.ceil(len(classes) / 6)
+    pitch = CELL + MARGIN
+    width = columns * (3 * pitch + 2 * MARGIN)
+    sheet = Image.new("RGB", (width, header + rows * pitch + 22 * legend_rows + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, sample in enumerate(samples):
+        left = MARGIN + i % columns * (3 * pitch + 2 * MARGIN)
+        for j, (title, panel) in enumerate(_panels(sample, colors)):
+            x, y = left + j * pitch, header + i // columns * pitch
+            sheet.paste(panel, (x, y))
+            if i < columns:
+                draw.text((x, 4), title, "black", font)
+    for i, (name, color) in enumerate(zip(classes, colors, strict=True)):
+        x, y = MARGIN + i % 6 * (width // 6), header + rows * pitch + i // 6 * 22
+        draw.rectangle((x, y, x + 15, y + 15), tuple(map(int, color)), "black")
+        draw.text((x + 22, y - 1), name, "black", font)
+    sheet.save(path)
+
+
+def _panels(sample: Sample, colors: UInt8[np.ndarray, "k 3"]):
+    """Yields the title and picture of each of a sample's three panels, CELL pixels square."""
+    ignored = sample.label == taxonomy.IGNORE_LABEL
+    truth = colors[np.where(ignored, 0, sample.label)]
+    truth[ignored] = 128
+    pictures = {"image": sample.image, "truth": truth, "prediction": colors[sample.prediction]}
+    for title, pixels in pictures.items():
+        yield title, Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST)
+
+
+def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
+    """Writes one self-contained page: figures, loss curve, samples (from the page's folder)."""
+    samples = path.with_name("samples.png")
+    picture = ""
+    if samples.exists():
+        data = base64.b64encode(samples.read_bytes()).decode()
+        picture = f'<h2>Samples</h2><img alt="samples" src="data:image/png;base64,{data}">'
+    title = html.escape(f"{figures['dataset']}/{figures['split']}, step {figures['step']}")
+    body = f"<h1>{title}</h1>{_summary_html(figures)}{_curve_svg(log)}{picture}"
+    body += f"<h2>Confusion (rows: truth, share of the row)</h2>{_confusion_html(figures)}"
+    style = (
+        "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
+        "td,th{padding:.15em .6em;text-align:right}td:first-child,th:first-child{text-align:left}"
+        "img,svg{max-width:100%}"
+    )
+    write_text(
+        path,
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{style}</style>{body}</html>\n",
+    )
+
+
+def _summary_html(figures: dict[str, Any]) -> str:
+    rows = [
+        f"<tr><td>{html.escape(name)}<td>{'absent' if value is None else f'{value:.4f}'}"
+        f"<td>{figures['pixel_share'][name]:.2%}"
+        for name, value in figures["iou"].items()
+    ]
+    totals = [
+        f"<tr><td>{name}<td>{format_number(figures[key])}<td>" for key, name in SUMMARY.items()
+    ]
+    head = "<tr><th>class<th>IoU<th>share of pixels"
+    return f"<table>{head}{''.join(rows)}{''.join(totals)}</table>"
+
+
+def _curve_svg(log: Path) -> str:
+    """Draws the training loss over the steps, if the log has any."""
+    if not log.exists():
+        return ""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    points = [(e["step"], e["loss"]) for e in entries if e.get("loss") is not None]
+    if len(points) < 2:
+        return ""
+    x, y = np.array(points, float).T
+    px = 40 + 640 * (x - x[0]) / (x[-1] - x[0])
+    py = 180 - 160 * y / y.max()
+    path = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px, py, strict=True))
+    return (
+        '<h2>Training loss</h2><svg viewBox="0 0 700 210" font-size="12">'
+        f'<polyline points="{path}" fill="none" stroke="#06c" stroke-width="1.5"/>'
+        f'<text x="0" y="24">{y.max():.3f}</text><text x="0" y="184">0</text>'
+        f'<text x="40" y="204">step {int(x[0])}</text>'
+        f'<text x="680" y="204" text-anchor="end">{int(x[-1])}</text></svg>'
+    )
+
+
+def _confusion_html(figures: dict[str, Any]) -> str:
+    """Shades each cell by its share of the true pixels of its row."""
+    names = [html.escape(name) for name in figures["iou"]]
+    rows = ["<tr><th>" + "".join(f"<th>{name}" for name in names)]
+    for name, counts in zip(names, figures["confusion"], strict=True):
+        shares = np.array(counts) / max(sum(counts), 1)
+        cells = "".join(f'<td style="background:rgba(0,102,204,{s:.2f})">{s:.2f}' for s in shares)
+        rows.append(f"<tr><td>{name}{cells}")
+    return f"<table>{''.join(rows)}</table>"

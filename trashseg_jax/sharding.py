@@ -1,0 +1,51 @@
+"""Data parallelism over all devices: state replicated, batches split along their first axis."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from trashseg_jax.errors import InputError
+
+
+def make_mesh() -> Mesh:
+    """Returns a mesh of all devices of all processes with the one axis "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def as_replicated(abstract: Any, mesh: Mesh) -> Any:
+    """Returns a tree of jax.ShapeDtypeStruct like `abstract`, each replicated over `mesh`."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), abstract
+    )
+
+
+def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError, naming the next sizes, unless the mesh's devices divide the batch."""
+    devices = mesh.size
+    if batch_size < 1 or batch_size % devices:
+        lower = batch_size // devices * devices
+        sizes = f"{lower} or {lower + devices}" if lower > 0 else f"{devices}"
+        raise InputError(
+            f"{key}={batch_size}: must be a positive multiple of the {devices} devices; use {sizes}"
+        )
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Puts this process's rows of a batch onto its devices as part of the global batch."""
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def to_host(tree: Any) -> Any:
+    """Fetches arrays as NumPy, with the rows of every process where they are sharded."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(tree, tiled=True)
+    return jax.device_get(tree)

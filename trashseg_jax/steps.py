@@ -1,0 +1,103 @@
+"""The jitted train and eval steps and the state that they carry."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, UInt8
+
+from trashseg_jax import metrics
+
+Batch = dict[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a resumed run needs; arrays only. `ema` holds params and batch_stats, or is {}."""
+
+    step: Any  # i32[]
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    ema: Any
+
+    def eval_variables(self) -> dict[str, Any]:
+        """Returns the averaged weights where an average is kept, else the trained ones."""
+        return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation, ema: bool
+) -> TrainState:
+    """Returns freshly initialised state."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)  # any size gives these parameters
+    variables = dict(model.lazy_init(key, image, train=False))
+    params = variables["params"]
+    # Copied: donating one buffer under two names is an error.
+    average = jax.tree.map(jnp.copy, variables) if ema else {}
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, variables["batch_stats"], tx.init(params), average)
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    loss_fn: Callable[[Array, Array], Array],
+    *,
+    augment: Callable[[jax.Array, Batch], Batch],
+    normalize: Callable[[UInt8[Array, "b h w 3"]], Array],
+    ema_decay: float,
+    key: jax.Array,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`."""
+
+    def train_step(state: TrainState, batch: Batch):
+        step_key = jax.random.fold_in(key, state.step)  # resume-safe randomness
+        batch = augment(step_key, batch)
+
+        def compute_loss(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, updated = model.apply(
+                variables, normalize(batch["image"]), train=True, mutable=["batch_stats"]
+            )
+            return loss_fn(logits, batch["label"]).mean(), updated["batch_stats"]
+
+        grad_fn = jax.value_and_grad(compute_loss, has_aux=True)
+        (loss, batch_stats), grads = grad_fn(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = update_ema(state, params, batch_stats, decay=ema_decay)
+        scalars = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
+
+    return jax.jit(train_step, donate_argnames="state")
+
+
+def update_ema(state: TrainState, params: Any, batch_stats: Any, *, decay: float) -> Any:
+    """Returns the moving average; its decay grows from 0.1 to `decay`, as (1 + t) / (10 + t)."""
+    if not state.ema:
+        return state.ema
+    rate = 1 - jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(lambda old, new: old + rate * (new - old), state.ema, new)
+
+
+def make_eval_step(
+    model: nn.Module, *, normalize: Callable[[Array], Array], num_classes: int
+) -> Callable[[Any, Batch], tuple[Array, Array]]:
+    """Returns jitted `(variables, batch) -> (predictions u8[b,h,w], confusion i32[b,k,k])`.
+
+    Rows with `mask` False count nowhere.
+    """
+
+    def eval_step(variables: Any, batch: Batch):
+        logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
+        predictions = jnp.argmax(logits, -1)
+        confusion = metrics.confusion_matrix(batch["label"], predictions, num_classes=num_classes)
+        return predictions.astype(jnp.uint8), confusion * batch["mask"][:, None, None]
+
+    return jax.jit(eval_step)

@@ -1,0 +1,135 @@
+"""The training loop: data, model, steps, evaluations and checkpoints, from config to metrics."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from absl import logging
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from trashseg_jax import build, report, sharding, steps
+from trashseg_jax.build import Config
+from trashseg_jax.checkpoint import Checkpoints
+from trashseg_jax.data import sampling
+from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
+from trashseg_jax.runlog import RunLog
+
+if TYPE_CHECKING:
+    from trashseg_jax.data.builder import Prepared
+
+
+def train(config: Config, workdir: Path) -> dict[str, Any]:
+    """Trains to the end, from the latest checkpoint in `workdir` if there is one.
+
+    Returns the final metrics, which are in metrics.json too.
+    """
+    mesh = sharding.make_mesh()
+    sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    data = build.build_data(config)
+    num_images = len(data.source("train"))
+    total = build.num_steps(config, num_images=num_images)
+    model = build.build_model(config, num_classes=len(data.classes))
+    tx, schedule = build.build_optimizer(config, steps=total)
+    train_step = build_train_step(config, model, tx)
+    score = build_scorer(config, data, model, mesh)
+
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
+    with checkpoints:
+        state = start(config, checkpoints, model, tx, mesh)
+        first = int(state.step)
+        report.write_json(workdir / "config.json", config.to_dict())
+        logging.info("%s: %d images, steps %d to %d", workdir, num_images, first, total)
+        batches = train_batches(config, data, start_step=first)
+        result = None
+        with (
+            RunLog(workdir, first_step=first) as log,
+            tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
+        ):
+            for step in range(first + 1, total + 1):
+                state, scalars = train_step(state, sharding.shard_batch(next(batches), mesh))
+                progress.update()
+                miou, last = None, step == total
+                if step % config.train.log_every == 0 or last:
+                    loss = float(scalars["loss"])  # waits for the step
+                    rate = log.images_per_second(step, config.train.batch_size)
+                    progress.set_postfix(loss=f"{loss:.3f}", images_per_s=f"{rate:.1f}")
+                    log.write(step, entry(scalars, schedule(step - 1), rate))
+                if step % config.train.eval_every == 0 or last:
+                    result = score(state)
+                    figures = summarize(config, data, result, step=step)
+                    miou = figures["miou"]
+                    progress.write(f"step {step}: mIoU {report.format_number(miou)}")
+                    log.write(step, {"miou": miou, "iou": figures["iou"]})
+                if miou is not None or step % config.train.checkpoint_every == 0:
+                    checkpoints.save(state, miou=miou)
+                    log.restart_clock(step)
+    result = result or score(state)  # the run had ended before
+    return write_reports(config, workdir, data, result, step=max(first, total))
+
+
+def build_train_step(
+    config: Config, model: nn.Module, tx: optax.GradientTransformation
+) -> Callable[..., Any]:
+    return steps.make_train_step(
+        model,
+        tx,
+        build.build_loss(config),
+        augment=build.build_augment(config),
+        normalize=build.build_normalize(config),
+        ema_decay=config.train.ema_decay,
+        key=jax.random.key(config.seed + 1),
+    )
+
+
+def start(
+    config: Config,
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+) -> steps.TrainState:
+    """Returns the latest checkpoint's state, or a new one where there is none."""
+    step = checkpoints.latest_step
+    if step is not None:
+        return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
+    init = jax.jit(
+        partial(steps.init_state, model=model, tx=tx, ema=config.train.ema_decay > 0),
+        out_shardings=sharding.replicated(mesh),
+        # Runs once, and its random numbers take the compiler long to optimise.
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
+    return init(jax.random.key(config.seed))
+
+
+def train_batches(
+    config: Config, data: "Prepared", *, start_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns this process's rows of the training stream from a step on."""
+    from trashseg_jax.data import pipeline  # TensorFlow
+
+    source = data.source("train")
+    return pipeline.train_batches(
+        source,
+        index_of=partial(sampling.uniform_index, seed=config.seed, size=len(source)),
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        image_size=config.data.image_size,
+        crop_area=config.data.augment.crop_area,
+        crop_ratio=config.data.augment.crop_ratio,
+        start_step=start_step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def entry(scalars: dict[str, jax.Array], learning_rate: Any, rate: float) -> dict[str, float]:
+    """Returns a log entry of plain numbers."""
+    numbers = {name: float(value) for name, value in scalars.items()}
+    return {**numbers, "learning_rate": float(learning_rate), "images_per_second": rate}
