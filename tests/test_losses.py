@@ -12,9 +12,7 @@ LABELS = jnp.asarray(RNG.integers(0, 7, (3, 4, 5)), jnp.uint8)
 
 
 def cross_entropy(logits, labels, label_smoothing=0.0):
-    return losses.cross_entropy(
-        logits, labels, label_smoothing=label_smoothing, ignore_label=255
-    )
+    return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_label=255)
 
 
 def test_cross_entropy_equals_optax():

@@ -23,9 +23,7 @@ def brute_force(label, prediction):
 
 def test_confusion_matrix_equals_counting_pixel_by_pixel():
     labels, predictions = random_maps()
-    actual = metrics.confusion_matrix(
-        jnp.asarray(labels), jnp.asarray(predictions), num_classes=K
-    )
+    actual = metrics.confusion_matrix(jnp.asarray(labels), jnp.asarray(predictions), num_classes=K)
     expected = [brute_force(*pair) for pair in zip(labels, predictions, strict=True)]
     np.testing.assert_array_equal(actual, expected)
 

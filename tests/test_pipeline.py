@@ -75,8 +75,7 @@ def test_rows_of_two_processes_are_the_batches_of_one():
     whole = list(islice(train_batches(), 3))
     halves = [list(islice(train_batches(process=(p, 2)), 3)) for p in (0, 1)]
     joined = [
-        {key: np.concatenate([a[key], b[key]]) for key in a}
-        for a, b in zip(*halves, strict=True)
+        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
     ]
     assert_same(joined, whole)
 

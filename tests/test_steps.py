@@ -1,7 +1,6 @@
-from functools import partial
+from functools import cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,11 +9,10 @@ from trashseg_jax import losses, sharding, steps
 from trashseg_jax.data import augment
 from trashseg_jax.errors import InputError
 
-RNG = np.random.default_rng(0)
-BATCH = {
-    "image": RNG.integers(0, 256, (8, 32, 32, 3), np.uint8),
-    "label": RNG.integers(0, 11, (8, 32, 32), np.uint8),
-}
+# Each image is of one brightness and one class, with noise: it can be learned.
+LABEL = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None], (8, 32, 32))
+NOISE = np.random.default_rng(0).integers(0, 30, (8, 32, 32, 3), np.uint8)
+BATCH = {"image": LABEL[..., None] * np.uint8(30) + NOISE, "label": LABEL}
 NORMALIZE = augment.make_normalize("imagenet")
 TX = optax.sgd(0.1)
 
@@ -40,9 +38,14 @@ def train_step(tiny_model):
     return make_train_step(tiny_model)
 
 
+@cache
+def initial_state(model, ema):
+    init = jax.jit(partial(steps.init_state, model=model, tx=TX, ema=ema))
+    return jax.device_get(init(jax.random.key(0)))
+
+
 def new_state(model, mesh, *, ema=True):
-    init = partial(steps.init_state, model=model, tx=TX, ema=ema)
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))(jax.random.key(0))
+    return jax.device_put(initial_state(model, ema), sharding.replicated(mesh))
 
 
 def run(model, train_step, devices, count=2):
@@ -79,7 +82,7 @@ def test_step_is_deterministic_and_counts(tiny_model, train_step):
 def test_loss_falls_on_one_batch(tiny_model, train_step):
     _, early = run(tiny_model, train_step, 1, count=1)
     _, late = run(tiny_model, train_step, 1, count=15)
-    assert late["loss"] < 0.9 * early["loss"]
+    assert late["loss"] < 0.8 * early["loss"]
 
 
 def test_average_follows_the_documented_decay(tiny_model, train_step):

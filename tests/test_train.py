@@ -24,9 +24,7 @@ def read_log(workdir):
 def final_state(config, workdir):
     model = build.build_model(config, num_classes=11)
     tx, _ = build.build_optimizer(config, steps=4)
-    return jax.device_get(
-        evaluate.restore(config, workdir, model, tx, sharding.make_mesh())
-    )
+    return jax.device_get(evaluate.restore(config, workdir, model, tx, sharding.make_mesh()))
 
 
 def test_run_leaves_the_documented_files(whole_run):
@@ -89,8 +87,10 @@ def test_interrupted_run_ends_with_the_same_state_and_figures(whole_run, tiny_co
     jax.tree.map(
         np.testing.assert_array_equal, final_state(config, tmp_path), final_state(config, workdir)
     )
-    entries = [[{k: v for k, v in e.items() if k != "images_per_second"} for e in read_log(w)]
-               for w in (tmp_path, workdir)]
+    entries = [
+        [{k: v for k, v in e.items() if k != "images_per_second"} for e in read_log(w)]
+        for w in (tmp_path, workdir)
+    ]
     assert entries[0] == entries[1]
 
 
@@ -117,7 +117,7 @@ def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
 def test_resuming_with_another_model_is_refused(whole_run, tiny_config):
     config = tiny_config()
     config.model.width = 6
-    with pytest.raises(InputError, match="conv1/kernel"):
+    with pytest.raises(InputError, match=r"encoder/bn1/mean is float32\[4\] .* float32\[6\]"):
         train.train(config, whole_run[0])
 
 

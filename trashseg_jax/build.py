@@ -49,6 +49,20 @@ def choose(key: str, name: str, options: Any) -> Any:
     return options[name]
 
 
+def pair(config: Config, key: str) -> tuple[float, float]:
+    """Returns the value of the dotted `key`, which must be two numbers, the first not larger."""
+    value = config
+    for name in key.split("."):
+        value = value[name]
+    numbers = [v for v in value if isinstance(v, int | float)]
+    if len(value) != 2 or len(numbers) != 2 or not 0 < value[0] <= value[1]:
+        raise InputError(
+            f"config.{key}={value}: must be two positive numbers in ascending order; "
+            f'pass "--config.{key}=(LOW, HIGH)"'
+        )
+    return float(value[0]), float(value[1])
+
+
 def num_steps(config: Config, *, num_images: int) -> int:
     """Returns the training length, from `train.steps` or else `train.epochs`."""
     steps, epochs = config.train.steps, config.train.epochs

@@ -1,7 +1,7 @@
 """Evaluation: a split to per-image confusion matrices, and to the files that report it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,8 +93,6 @@ def build_scorer(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        total = -(-len(source) // config.eval.batch_size)
-        batches = tqdm(batches, "Evaluating", total, leave=False, unit="batch")
         return score_batches(eval_step, state.eval_variables(), batches, mesh, sample_at=chosen)
 
     return score
@@ -103,7 +101,7 @@ def build_scorer(
 def score_batches(
     eval_step: Callable[..., Any],
     variables: Any,
-    batches: Iterable[dict[str, np.ndarray]],
+    batches: Iterator[dict[str, np.ndarray]],
     mesh: Mesh,
     *,
     sample_at: Integer[np.ndarray, "s"],
@@ -113,7 +111,7 @@ def score_batches(
     With several processes the samples are those among this process's rows.
     """
     ids, confusions, samples, place = [], [], [], 0
-    for batch in batches:
+    for batch in tqdm(batches, "Evaluating", leave=False, unit="batch"):
         arrays = sharding.shard_batch({k: v for k, v in batch.items() if k != "id"}, mesh)
         predictions, confusion = eval_step(variables, arrays)
         ids.append(batch["id"])

@@ -1,16 +1,21 @@
 """The command line: `python -m trashseg_jax.main --config=configs/reference.py`."""
 
+import argparse
 import datetime
+import difflib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before TensorFlow is imported, which happens where data are read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from trashseg_jax.errors import InputError
 
@@ -26,6 +31,8 @@ MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
     config, workdir = read_config(), choose_workdir()
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax import report
@@ -35,6 +42,48 @@ def main(argv: list[str]) -> None:
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(report.format_table(figures))
     print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; returns what is no flag. All that is wrong is an InputError."""
+    try:
+        check_overrides(argv)
+        return flags.FLAGS(argv)
+    except (flags.Error, InputError) as error:
+        # An InputError of a config file comes as the last line of a traceback.
+        last_line = str(error).strip().splitlines()[-1]
+        raise InputError(last_line.partition("InputError: ")[2] or str(error)) from error
+
+
+def check_overrides(argv: list[str]) -> None:
+    """Raises InputError, with the nearest key, for a `--config.KEY=` that the config lacks."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    found, others = parser.parse_known_args(argv[1:])
+    if found.config is None:
+        return
+    path = found.config.partition(":")[0]
+    if not Path(path).is_file():
+        raise InputError(f"--config={found.config}: there is no file {path}")
+    config = config_flags.ConfigFileFlagParser("config").parse(found.config)
+    known = [key for key, _ in flatten(config)]
+    for argument in others:
+        flag, _, rest = argument.partition("=")[0].lstrip("-").partition(".")
+        if flag in ("config", "noconfig") and rest not in known:
+            nearest = difflib.get_close_matches(rest, known, 1, 0)[0]
+            raise InputError(
+                f"--config.{rest}: there is no such key; the nearest is --config.{nearest} "
+                "(configs/default.py lists all)"
+            )
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def read_config() -> ConfigDict:
@@ -72,9 +121,8 @@ def _tuples(value):
 
 def run() -> None:
     """Runs `main`; shows an InputError as one line and exits with 2."""
-    logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse_flags)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

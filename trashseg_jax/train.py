@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from absl import logging
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -45,7 +44,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         state = start(config, checkpoints, model, tx, mesh)
         first = int(state.step)
         report.write_json(workdir / "config.json", config.to_dict())
-        logging.info("%s: %d images, steps %d to %d", workdir, num_images, first, total)
+        print(f"{workdir}: {num_images} training images, from step {first} to {total}", flush=True)
         batches = train_batches(config, data, start_step=first)
         result = None
         with (
@@ -54,12 +53,13 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         ):
             for step in range(first + 1, total + 1):
                 state, scalars = train_step(state, sharding.shard_batch(next(batches), mesh))
-                progress.update()
                 miou, last = None, step == total
                 if step % config.train.log_every == 0 or last:
                     loss = float(scalars["loss"])  # waits for the step
                     rate = log.images_per_second(step, config.train.batch_size)
-                    progress.set_postfix(loss=f"{loss:.3f}", images_per_s=f"{rate:.1f}")
+                    shown = {"loss": f"{loss:.3f}", "images_per_s": f"{rate:.1f}"}
+                    progress.set_postfix(shown, refresh=False)
+                    progress.update(step - progress.n)
                     log.write(step, entry(scalars, schedule(step - 1), rate))
                 if step % config.train.eval_every == 0 or last:
                     result = score(state)
@@ -121,8 +121,8 @@ def train_batches(
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,
-        crop_area=config.data.augment.crop_area,
-        crop_ratio=config.data.augment.crop_ratio,
+        crop_area=build.pair(config, "data.augment.crop_area"),
+        crop_ratio=build.pair(config, "data.augment.crop_ratio"),
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

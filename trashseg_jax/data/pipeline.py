@@ -40,7 +40,7 @@ def train_batches(
 
     def load(position):
         image, label, _ = _read(source, index_of, position)
-        if tuple(crop_area) == (1.0, 1.0):
+        if crop_area == (1.0, 1.0):
             return fit(image, label, image_size)
         image, label = random_crop(image, label, (seed, position), crop_area, crop_ratio)
         return _resize(image, label, tf.constant([image_size, image_size]))

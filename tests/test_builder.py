@@ -1,0 +1,152 @@
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from fixtures_coco import box, write_coco_folder
+from PIL import Image
+
+from trashseg_jax.data import builder, coco, taxonomy
+from trashseg_jax.errors import InputError
+
+PIXELS = np.zeros((8, 9, 3), np.uint8)
+CLASS_MAP = taxonomy.load_class_map("recycle_trash")
+
+
+def prepare(folder, cache, **options):
+    defaults = {
+        "name": "coco",
+        "train_file": "train.json",
+        "val_file": "val.json",
+        "val_fraction": 0.2,
+        "class_map": CLASS_MAP,
+        "paint_order": "area",
+        "skip_bad": False,
+    }
+    return builder.prepare(folder=folder, cache_dir=cache, **{**defaults, **options})
+
+
+@pytest.fixture
+def folder(demo_folder, tmp_path):
+    """A copy of the rendered scenes that a test may spoil."""
+    return shutil.copytree(demo_folder, tmp_path / "data")
+
+
+def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
+    listed = json.loads((demo_folder / "train.json").read_text())["images"]
+    source = prepared.source("train")
+    assert [source[i]["id"] for i in range(len(source))] == [image["id"] for image in listed]
+    assert source[3]["file_name"].decode() == listed[3]["file_name"]
+
+
+def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
+    records, _ = coco.read_coco(demo_folder / "train.json", demo_folder, CLASS_MAP, skip_bad=False)
+    stored = prepared.source("train")[5]
+    assert stored["image"] == records[5].path.read_bytes()
+    label, _ = coco.paint(records[5], paint_order="area")
+    np.testing.assert_array_equal(decode_png(stored["label"]), label)
+
+
+def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
+    pixels, annotations = prepared.counts("train")
+    source = prepared.source("train")
+    for i in range(len(source)):
+        expected = np.bincount(decode_png(source[i]["label"]).ravel(), minlength=11)
+        np.testing.assert_array_equal(pixels[i], expected)
+        np.testing.assert_array_equal(source[i]["pixel_counts"], expected)
+    listed = json.loads((demo_folder / "train.json").read_text())["annotations"]
+    total = np.bincount([a["category_id"] for a in listed], minlength=11)
+    np.testing.assert_array_equal(annotations.sum(0), total)
+
+
+def test_preparing_again_reuses_what_is_there(folder, tmp_path, monkeypatch):
+    first = prepare(folder, tmp_path / "cache")
+    monkeypatch.setattr(coco, "load_features", None)  # would fail if it were called
+    assert prepare(folder, tmp_path / "cache").builder.data_path == first.builder.data_path
+
+
+@pytest.mark.parametrize("change", ["json", "image", "option"])
+def test_any_change_prepares_anew(folder, tmp_path, change):
+    first = prepare(folder, tmp_path / "cache")
+    options = {}
+    if change == "json":
+        content = json.loads((folder / "train.json").read_text())
+        content["annotations"].pop()
+        (folder / "train.json").write_text(json.dumps(content))
+    elif change == "image":
+        path = next((folder / "batch_01").iterdir())
+        path.write_bytes(path.read_bytes() + b"\n")
+    else:
+        options = {"paint_order": "reference"}
+    second = prepare(folder, tmp_path / "cache", **options)
+    assert second.builder.data_path != first.builder.data_path
+
+
+def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_path, monkeypatch):
+    load, calls = coco.load_features, []
+
+    def stop_at_the_third(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return load(*args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(coco, "load_features", stop_at_the_third)
+        prepare(folder, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("dataset_info.json"))
+    assert len(prepare(folder, tmp_path / "cache").source("train")) == 12
+
+
+def test_bad_image_stops_the_preparation_or_is_skipped_and_reported(folder, tmp_path):
+    path = folder / json.loads((folder / "train.json").read_text())["images"][2]["file_name"]
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=path.name) as error:
+        prepare(folder, tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").rglob("dataset_info.json"))
+    data = prepare(folder, tmp_path / "cache", skip_bad=True)
+    assert len(data.source("train")) == 11
+    assert [path.name in line for line in data.problems] == [True]
+    assert len(data.counts("train")[0]) == 11
+    again = prepare(folder, tmp_path / "cache", skip_bad=True)
+    assert again.problems == data.problems
+
+
+def test_one_json_is_split_by_file_name_and_stays_split_when_images_come(tmp_path):
+    def split(count):
+        names = [f"{i}.png" for i in range(count)]
+        folder = tmp_path / str(count)
+        write_coco_folder(folder, images=dict.fromkeys(names, PIXELS), json_name="annotations.json")
+        splits, _ = builder.read_splits(
+            folder,
+            "annotations.json",
+            "annotations.json",
+            CLASS_MAP,
+            val_fraction=0.25,
+            skip_bad=False,
+        )
+        return {k: {r.file_name for r in v} for k, v in splits.items()}
+
+    small, large = split(40), split(60)
+    assert small["train"] | small["val"] == {f"{i}.png" for i in range(40)}
+    assert not small["train"] & small["val"]
+    assert small["val"] <= large["val"]
+    assert 4 <= len(large["val"]) <= 27  # 15 expected, within 3.6 standard deviations
+
+
+def test_annotations_outside_the_image_are_counted(tmp_path):
+    outside = {"file_name": "a.png", "category": "Paper", "segmentation": [box(-3, 1, 6, 4)]}
+    write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
+    shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
+    assert prepare(tmp_path / "data", tmp_path / "cache").clipped == 2  # once in each split
+
+
+def test_unknown_split_is_refused_with_the_known(prepared):
+    with pytest.raises(InputError, match="train, val"):
+        prepared.source("test")
+
+
+def decode_png(data):
+    return np.asarray(Image.open(io.BytesIO(data)))

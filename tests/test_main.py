@@ -1,0 +1,98 @@
+"""The command line, as a person meets it: subprocesses and what they print."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REFERENCE = "--config=configs/reference.py"
+
+
+def call(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "trashseg_jax.main", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def flags_of(config):
+    """The tiny config as flags: what differs from configs/reference.py:aistage."""
+    return [
+        f"{REFERENCE}:aistage",
+        f"--config.data.dir={config.data.dir}",
+        f"--config.data.cache_dir={config.data.cache_dir}",
+        "--config.data.image_size=32",
+        "--config.model.encoder=resnet18",
+        "--config.model.width=4",
+        "--config.model.decoder_features=(8,8,8,8,8)",
+        "--config.model.dtype=float32",
+        "--config.train.steps=2",
+        "--config.train.batch_size=4",
+        "--config.eval.batch_size=4",
+    ]
+
+
+def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
+    workdir = tmp_path / "run"
+    trained = call(*flags_of(tiny_config()), f"--workdir={workdir}")
+    assert trained.returncode == 0, trained.stderr
+    figures = json.loads((workdir / "metrics.json").read_text())
+    assert re.search(rf"^mIoU +{figures['miou']:.4f}$", trained.stdout, re.MULTILINE)
+    assert "aistage/val: 5 images, step 2" in trained.stdout
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["train"]["steps"], config["train"]["epochs"]) == (2, 0.0)
+
+    (workdir / "metrics.json").unlink()
+    evaluated = call("--mode=evaluate", f"--workdir={workdir}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((workdir / "metrics.json").read_text()) == figures
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "error: --config is missing"),
+        ([REFERENCE, "--config.train.stepz=3"], "nearest is --config.train.steps"),
+        ([REFERENCE, "--config.optimiser.name=adam"], "nearest is --config.optimizer.name"),
+        ([REFERENCE, "--noconfig.data.skip_badd"], "nearest is --config.data.skip_bad"),
+        ([REFERENCE, "--config.train.steps=many"], "flag --config.train.steps=many: invalid"),
+        ([REFERENCE, "--config.data.skip_bad=perhaps"], "flag --config.data.skip_bad=perhaps"),
+        ([REFERENCE, "--workdr=x"], "Did you mean: workdir"),
+        ([REFERENCE, "x"], "argument 'x'"),
+        ([REFERENCE, "--mode=sing"], "<train|evaluate>"),
+        ([f"{REFERENCE}:moon"], "data set 'moon': must be one of demo, aistage, taco, coco"),
+        (["--config=configs/none.py"], "there is no file configs/none.py"),
+        ([f"{REFERENCE}:coco"], "config.data.dir is empty"),
+        ([REFERENCE, "--config.recipe=secret"], "must be one of modern, reference"),
+        (["--mode=evaluate"], "error: --config is missing"),
+        (["--mode=evaluate", "--workdir=/nowhere/run"], "/nowhere/run/config.json: does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_two(arguments, line):
+    result = call(*arguments)
+    assert result.returncode == 2
+    assert line in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_bad_data_is_one_line_and_leaves_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    result = call(
+        f"{REFERENCE}:aistage",
+        f"--config.data.dir={tmp_path / 'absent'}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        f"--workdir={workdir}",
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'absent'}")
+    assert "Traceback" not in result.stderr
+    assert not workdir.exists()
+    assert not (tmp_path / "cache").exists()
