@@ -106,7 +106,7 @@ def _recipes() -> ConfigDict:
             "warmup_steps": 0,
             "clip_norm": 0.0,
         },
-        "train": {"epochs": 20.0, "batch_size": 8, "ema_decay": 0.0},
+        "train": {"steps": 0, "epochs": 20.0, "batch_size": 8, "ema_decay": 0.0},
     }
     return ConfigDict({"modern": {}, "reference": reference})
 

@@ -92,9 +92,10 @@ def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_
             raise KeyboardInterrupt
         return load(*args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(coco, "load_features", stop_at_the_third)
-        prepare(folder, tmp_path / "cache")
+        with pytest.raises(KeyboardInterrupt):
+            prepare(folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("dataset_info.json"))
     assert len(prepare(folder, tmp_path / "cache").source("train")) == 12
 

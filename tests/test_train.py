@@ -77,10 +77,10 @@ def test_sheet_of_samples_has_the_photographs(whole_run):
 def test_interrupted_run_ends_with_the_same_state_and_figures(whole_run, tiny_config, tmp_path):
     """Stopped after step 2 of 4: parameters, optimizer, averages and metrics, bit for bit."""
     config = tiny_config()
-    stop = StopAfter(2)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(sharding, "shard_batch", stop)
-        train.train(config, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", StopAfter(2))
+        with pytest.raises(Interrupted):
+            train.train(config, tmp_path)
     figures = train.train(config, tmp_path)
     workdir, expected = whole_run
     assert figures == expected

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,13 +33,22 @@ def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
     `overridden` names the keys that a flag has set (`optimizer.learning_rate`): they stay.
     """
     recipe = choose("recipe", config.recipe, config.recipes)
-    for key, value in _flatten(recipe):
+    for key, value in flatten(recipe):
         if key not in overridden:
-            config.update_from_flattened_dict({key: value})
+            config.update_fromflattened_dict({key: value})
     if "train.epochs" in overridden and "train.steps" not in overridden:
         config.train.steps = 0
     if "train.steps" in overridden and "train.epochs" not in overridden:
         config.train.epochs = 0.0
+
+
+def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of every leaf."""
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def choose(key: str, name: str, options: Any) -> Any:
@@ -171,12 +180,3 @@ def build_augment(config: Config) -> Callable[..., Any]:
 
 def build_normalize(config: Config) -> Callable[..., Any]:
     return augment.make_normalize(config.data.normalize)
-
-
-def _flatten(config: Config, prefix: str = ""):
-    """Yields (dotted key, value) of every leaf."""
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

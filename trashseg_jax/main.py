@@ -6,7 +6,6 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,10 @@ def check_overrides(argv: list[str]) -> None:
     path = found.config.partition(":")[0]
     if not Path(path).is_file():
         raise InputError(f"--config={found.config}: there is no file {path}")
-    config = config_flags.ConfigFileFlagParser("config").parse(found.config)
-    known = [key for key, _ in flatten(config)]
+    from trashseg_jax import build
+
+    config: Any = config_flags.ConfigFileFlagParser("config").parse(found.config)
+    known = [key for key, _ in build.flatten(config)]
     for argument in others:
         flag, _, rest = argument.partition("=")[0].lstrip("-").partition(".")
         if flag in ("config", "noconfig") and rest not in known:
@@ -75,15 +76,6 @@ def check_overrides(argv: list[str]) -> None:
                 f"--config.{rest}: there is no such key; the nearest is --config.{nearest} "
                 "(configs/default.py lists all)"
             )
-
-
-def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of every leaf."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def read_config() -> ConfigDict:

@@ -55,7 +55,16 @@ def format_table(figures: dict[str, Any]) -> str:
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
         f"step {figures['step']}"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *data_notes(figures)])
+
+
+def data_notes(figures: dict[str, Any]) -> list[str]:
+    """Returns lines that say which images were left out and what was clipped, if any."""
+    skipped, clipped = figures["skipped"], figures["clipped_annotations"]
+    lines = [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
+    if clipped:
+        lines.append(f"annotations that reached outside their image, clipped: {clipped}")
+    return lines
 
 
 SUMMARY = {
@@ -119,7 +128,8 @@ def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
         data = base64.b64encode(samples.read_bytes()).decode()
         picture = f'<h2>Samples</h2><img alt="samples" src="data:image/png;base64,{data}">'
     title = html.escape(f"{figures['dataset']}/{figures['split']}, step {figures['step']}")
-    body = f"<h1>{title}</h1>{_summary_html(figures)}{_curve_svg(log)}{picture}"
+    notes = "".join(f"<p>{html.escape(line)}</p>" for line in data_notes(figures))
+    body = f"<h1>{title}</h1>{_summary_html(figures)}{notes}{_curve_svg(log)}{picture}"
     body += f"<h2>Confusion (rows: truth, share of the row)</h2>{_confusion_html(figures)}"
     style = (
         "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"

@@ -90,9 +90,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             counts.append((example["pixel_counts"], example["annotation_counts"]))
             yield record.id, example
         if not counts:
-            raise InputError(
-                f"split {split!r} of {self.builder_config.name}: no usable image is left"
-            )
+            raise InputError(f"split {split!r}: no usable image is left")
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
         metadata: Any = self.info.metadata
         metadata[split] = {"clipped": clipped, "problems": problems}

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+from PIL import Image
+
+from trashseg_jax import metrics, report
+from trashseg_jax.data import taxonomy
+
+CLASSES = ("Background", "Metal", "Glass<i>")
+CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
+
+
+def figures(**changes):
+    return {
+        "dataset": "coco",
+        "split": "val",
+        "step": 7,
+        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
+        "skipped": [],
+        "clipped_annotations": 0,
+        **changes,
+    }
+
+
+def sample(seed=0, size=32):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, (size, size)).astype(np.uint8)
+    label[0] = 255
+    image = rng.integers(0, 256, (size, size, 3)).astype(np.uint8)
+    return report.Sample(image, label, (label % 3).astype(np.uint8))
+
+
+def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
+    table = report.format_table(figures())
+    assert "Background  0.9375" in table  # 90 / 96
+    assert "Metal       0.4000" in table  # 4 / 10
+    assert "Glass<i>    absent" in table
+    assert "mIoU        0.6687" in table  # (0.9375 + 0.4) / 2 = 0.66875, rounded to even
+    never = np.array([[[9, 0], [1, 0]]])
+    hit = metrics.summarize(never, classes=("a", "b"), common_share=0.0)
+    assert "never hit" in report.format_table(figures() | hit)
+
+
+def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
+    found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
+    report.write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    for text in (report.format_table(found), (tmp_path / "report.html").read_text()):
+        assert "skipped as bad: 1" in text
+        assert "x.jpg: is damaged" in text
+        assert "clipped: 3" in text
+
+
+def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
+    one = sample()
+    report.save_samples(tmp_path / "sheet.png", [one], classes=CLASSES)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    scale = report.CELL // 32
+    palette = taxonomy.palette(3)
+    for column, expected in enumerate(
+        (one.image, palette[one.label % 255], palette[one.prediction])
+    ):
+        left = report.MARGIN + column * (report.CELL + report.MARGIN)
+        panel = sheet[24 : 24 + report.CELL : scale, left : left + report.CELL : scale]
+        if column == 1:  # ignored pixels are grey
+            expected = expected.copy()
+            expected[0] = 128
+        np.testing.assert_array_equal(panel, expected)
+
+
+def test_sheet_without_samples_is_not_written(tmp_path):
+    report.save_samples(tmp_path / "sheet.png", [], classes=CLASSES)
+    assert not list(tmp_path.iterdir())
+
+
+def test_page_holds_curve_and_samples_and_escapes_names(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": i, "loss": 1 / i}) + "\n" for i in (1, 2, 3)))
+    report.save_samples(tmp_path / "samples.png", [sample()], classes=CLASSES)
+    report.write_html(tmp_path / "report.html", figures(), log=log)
+    page = (tmp_path / "report.html").read_text()
+    assert "Glass&lt;i&gt;" in page
+    assert "Glass<i>" not in page
+    assert "data:image/png;base64," in page
+    assert page.count(",") > 3
+    assert "<polyline" in page
+    assert "http" not in page  # self-contained
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "metrics.json"
+    report.write_json(path, {"a": 1})
+    for bad in ({"a": float("nan")}, {"a": object()}):
+        try:
+            report.write_json(path, bad)
+        except (TypeError, ValueError):
+            pass
+        else:
+            raise AssertionError("json without NaN was expected")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
