@@ -35,7 +35,7 @@ def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
     recipe = choose("recipe", config.recipe, config.recipes)
     for key, value in flatten(recipe):
         if key not in overridden:
-            config.update_fromflattened_dict({key: value})
+            config.update_from_flattened_dict({key: value})
     if "train.epochs" in overridden and "train.steps" not in overridden:
         config.train.steps = 0
     if "train.steps" in overridden and "train.epochs" not in overridden:
