@@ -1,6 +1,9 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 from trashseg_jax.data import builder, coco, taxonomy
 from trashseg_jax.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 PIXELS = np.zeros((8, 9, 3), np.uint8)
 CLASS_MAP = taxonomy.load_class_map("recycle_trash")
 
@@ -98,6 +102,23 @@ def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_
             prepare(folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("dataset_info.json"))
     assert len(prepare(folder, tmp_path / "cache").source("train")) == 12
+
+
+def test_runs_that_prepare_at_once_share_one_preparation(folder, tmp_path):
+    """Two processes, started together: one prepares, the other waits and reads the same."""
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests');"
+        "from test_builder import prepare;"
+        f"data = prepare(Path({str(folder)!r}), Path({str(tmp_path / 'cache')!r}));"
+        "print(data.builder.data_path, len(data.source('train')), data.classes[10])"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
+        for _ in range(2)
+    ]
+    first, second = (run.communicate(timeout=200)[0].decode() for run in runs)
+    assert first == second
+    assert first.split()[1:] == ["12", "Clothing"]
 
 
 def test_bad_image_stops_the_preparation_or_is_skipped_and_reported(folder, tmp_path):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from trashseg_jax import losses, optim
-from trashseg_jax.data import augment, demo, taxonomy
+from trashseg_jax.data import augment, demo, locks, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import resnet, unet
 
@@ -114,7 +114,8 @@ def demo_folder(config: Config) -> Path:
     scenes = config.data.demo.to_dict()
     name = "demo-" + "-".join(f"{key}{value}" for key, value in scenes.items())
     folder = Path(config.data.dir) if config.data.dir else cache_dir(config) / name
-    demo.render_demo(folder, **scenes)
+    with locks.locked(folder):
+        demo.render_demo(folder, **scenes)
     return folder
 
 

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from trashseg_jax.data import coco
+from trashseg_jax.data.locks import locked
 from trashseg_jax.data.taxonomy import ClassMap
 from trashseg_jax.errors import InputError
 
@@ -178,8 +179,11 @@ def prepare(
         contents=contents, config=name, data_dir=target, file_format="array_record"
     )
     if not builder.data_path.exists():
-        shutil.rmtree(target, ignore_errors=True)  # what an interrupted preparation left
-        _generate(builder)
+        with locked(target):
+            if not builder.data_path.exists():  # another run may have prepared it meanwhile
+                shutil.rmtree(target, ignore_errors=True)  # what an interrupted one left
+                _generate(builder)
+        builder.info.read_from_directory(builder.data_path)
     return Prepared(builder)
 
 
