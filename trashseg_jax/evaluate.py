@@ -83,6 +83,7 @@ def build_scorer(
     eval_step = steps.make_eval_step(
         model, normalize=build.build_normalize(config), num_classes=len(data.classes)
     )
+    total = -(-len(source) // config.eval.batch_size)
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
 
     def score(state: steps.TrainState) -> Evaluation:
@@ -93,7 +94,9 @@ def build_scorer(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return score_batches(eval_step, state.eval_variables(), batches, mesh, sample_at=chosen)
+        return score_batches(
+            eval_step, state.eval_variables(), batches, mesh, sample_at=chosen, num_batches=total
+        )
 
     return score
 
@@ -105,13 +108,14 @@ def score_batches(
     mesh: Mesh,
     *,
     sample_at: Integer[np.ndarray, "s"],
+    num_batches: int,
 ) -> Evaluation:
     """Returns ids and confusion matrices of all valid rows, and samples at the places named.
 
     With several processes the samples are those among this process's rows.
     """
     ids, confusions, samples, place = [], [], [], 0
-    for batch in tqdm(batches, "Evaluating", leave=False, unit="batch"):
+    for batch in tqdm(batches, "Evaluating", num_batches, leave=False, unit="batch"):
         arrays = sharding.shard_batch({k: v for k, v in batch.items() if k != "id"}, mesh)
         predictions, confusion = eval_step(variables, arrays)
         ids.append(batch["id"])

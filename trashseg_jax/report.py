@@ -43,12 +43,12 @@ def write_text(path: Path, text: str) -> None:
 
 def format_table(figures: dict[str, Any]) -> str:
     """Returns metrics.json's figures as a table for the terminal."""
-    width = max(len(name) for name in figures["iou"])
+    width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
     lines = [f"{'class':<{width}}     IoU  share of pixels"]
     for name, value in figures["iou"].items():
-        score = "absent" if value is None else f"{value:.4f}"
-        note = "  never hit" if value == 0 else ""
-        lines.append(f"{name:<{width}}  {score:>6}  {figures['pixel_share'][name]:8.2%}{note}")
+        score, share = "absent" if value is None else f"{value:.4f}", figures["pixel_share"][name]
+        note = "" if value != 0 else "  never hit" if share else "  not in the truth"
+        lines.append(f"{name:<{width}}  {score:>6}  {share:8.2%}{note}")
     for key, name in SUMMARY.items():
         lines.append(f"{name:<{width}}  {format_number(figures[key])}")
     lines.append(

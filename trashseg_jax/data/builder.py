@@ -198,18 +198,19 @@ def read_splits(
 ) -> tuple[dict[str, list[coco.Record]], list[str]]:
     """Returns the records of "train" and "val", and a line for each bad image left out.
 
-    Where both files are one, an image belongs to "val" if the hash of its file name says so:
-    that stays true when images are added.
+    Where both files are one, "val" are the images whose file names have the lowest hashes: the
+    json's order does not matter, and images that are added change little.
     """
     read = partial(coco.read_coco, folder=folder, class_map=class_map, skip_bad=skip_bad)
     train, problems = read(folder / train_file)
     if train_file != val_file:
         val, more = read(folder / val_file)
         return {"train": train, "val": val}, problems + more
-    chosen = [_hash_fraction(record.file_name) < val_fraction for record in train]
+    by_hash = sorted(train, key=lambda record: hashlib.sha256(record.file_name.encode()).digest())
+    held_out = {record.id for record in by_hash[: round(len(train) * val_fraction)]}
     return {
-        "train": [r for r, in_val in zip(train, chosen, strict=True) if not in_val],
-        "val": [r for r, in_val in zip(train, chosen, strict=True) if in_val],
+        "train": [record for record in train if record.id not in held_out],
+        "val": [record for record in train if record.id in held_out],
     }, problems
 
 
@@ -229,11 +230,6 @@ def fingerprint(
             stat = record.path.stat()
             digest.update(repr((record, stat.st_size, stat.st_mtime_ns)).encode())
     return digest.hexdigest()[:16]
-
-
-def _hash_fraction(text: str) -> float:
-    """Maps a text to [0, 1) evenly."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def _generate(builder: TrashSegmentation) -> None:
