@@ -136,6 +136,23 @@ def test_bad_image_stops_the_preparation_or_is_skipped_and_reported(folder, tmp_
     assert again.problems == data.problems
 
 
+def test_worker_processes_prepare_the_same_and_report_bad_images(folder, tmp_path, monkeypatch):
+    serial = prepare(folder, tmp_path / "cache")
+    monkeypatch.setattr(builder, "RECORDS_PER_WORKER", 2)
+    parallel = prepare(folder, tmp_path / "other")
+    for split in ("train", "val"):
+        one, two = serial.source(split), parallel.source(split)
+        assert len(one) == len(two)
+        for i in range(len(one)):
+            for key in one[i]:
+                np.testing.assert_array_equal(one[i][key], two[i][key])
+    path = folder / "batch_01" / "0004.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=path.name) as error:
+        prepare(folder, tmp_path / "third")
+    assert "\n" not in str(error.value)
+
+
 def test_one_json_is_split_by_file_name_alone(tmp_path):
     def split(names):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))

@@ -54,6 +54,10 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((workdir / "metrics.json").read_text()) == figures
 
+    flags = [f"--config=configs/run.py:{workdir}", "--config.eval.split=train"]
+    changed = call("--mode=evaluate", f"--workdir={workdir}", *flags)
+    assert "aistage/train: 12 images, step 2" in changed.stdout, changed.stderr
+
 
 @pytest.mark.parametrize(
     ("arguments", "line"),

@@ -1,5 +1,6 @@
 """Config to data, model, loss and optimizer. Names resolve through plain dicts."""
 
+import json
 import math
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import flax.linen as nn
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from trashseg_jax import losses, optim
 from trashseg_jax.data import augment, demo, locks, taxonomy
@@ -40,6 +42,22 @@ def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
         config.train.steps = 0
     if "train.steps" in overridden and "train.epochs" not in overridden:
         config.train.epochs = 0.0
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """Returns the config that the run in `workdir` was made with, its recipe applied already."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
+    content = json.loads(path.read_text())
+    return ConfigDict({**_tuples(content), "recipes": {content["recipe"]: {}}})
+
+
+def _tuples(value: Any) -> Any:
+    """json knows no tuples; a config has no lists."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import difflib
-import json
 import os
 import sys
 from pathlib import Path
@@ -80,18 +79,15 @@ def check_overrides(argv: list[str]) -> None:
 
 def read_config() -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
-    if CONFIG.value is not None:
-        from trashseg_jax import build
+    from trashseg_jax import build
 
+    if CONFIG.value is not None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         build.resolve_config(CONFIG.value, overridden=overrides)
         return CONFIG.value
     if MODE.value == "train" or WORKDIR.value is None:
         raise InputError("--config is missing; pass --config=configs/reference.py, for example")
-    path = Path(WORKDIR.value) / "config.json"
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
-    return ConfigDict(_tuples(json.loads(path.read_text())))
+    return build.read_config(Path(WORKDIR.value))
 
 
 def choose_workdir() -> Path:
@@ -102,13 +98,6 @@ def choose_workdir() -> Path:
         raise InputError("--workdir is missing; pass the folder of the run to evaluate")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(".py")[0]
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _tuples(value):
-    """json knows no tuples; a config has no lists."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def run() -> None:

@@ -91,7 +91,9 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             counts.append((example["pixel_counts"], example["annotation_counts"]))
             yield record.id, example
         if not counts:
-            raise InputError(f"split {split!r}: no usable image is left")
+            raise InputError(
+                f"split {split!r} has no usable image; see config.data.val_fraction and skip_bad"
+            )
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
         metadata: Any = self.info.metadata
         metadata[split] = {"clipped": clipped, "problems": problems}
@@ -111,7 +113,10 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             return
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-            yield from progress(pool.map(load, records, chunksize=8))
+            try:
+                yield from progress(pool.map(load, records, chunksize=8))
+            finally:
+                pool.shutdown(cancel_futures=True)  # a bad image: do not load the others first
 
 
 @dataclasses.dataclass(frozen=True)
