@@ -91,7 +91,9 @@ def read_config() -> ConfigDict:
     path = Path(WORKDIR.value) / "config.json"
     if not path.exists():
         raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
-    return ConfigDict(_tuples(json.loads(path.read_text())))
+    values = json.loads(path.read_text())
+    values.pop("derived", None)  # what the run computed from its data
+    return ConfigDict(_tuples(values))
 
 
 def choose_workdir() -> Path:
