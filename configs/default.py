@@ -24,7 +24,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "dtype": "bfloat16",  # of the convolutions; parameters are always float32
         }
     )
-    config.loss = ConfigDict({"name": "cross_entropy", "label_smoothing": 0.0})
+    config.loss = _loss()
     config.optimizer = ConfigDict(
         {
             "name": "adamw",  # adamw, or adam: with L2 added to the gradient
@@ -71,6 +71,11 @@ def _data(dataset: str) -> ConfigDict:
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
             "image_size": 512,
+            # uniform: each image once an epoch. The others draw images with rare classes more
+            # often: class_balanced by the rarest class's share of the images ^ -power,
+            # repeat_factor by sqrt(threshold / share) where that is above 1. LVIS, with 1,200
+            # classes, uses a threshold of 0.001.
+            "sampling": {"name": "uniform", "power": 0.5, "threshold": 0.1},
             "demo": {"num_train": 400, "num_val": 100, "size": 128, "seed": 0},
             "augment": {
                 "crop_area": (0.25, 1.0),  # share of the image; (1.0, 1.0): the whole image
@@ -81,6 +86,31 @@ def _data(dataset: str) -> ConfigDict:
                 "saturation": 0.2,
             },
             "normalize": "imagenet",  # "unit": only divide by 255
+        }
+    )
+
+
+def _loss() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "cross_entropy",  # or focal
+            "gamma": 2.0,  # focal: 0 is cross-entropy
+            "label_smoothing": 0.0,
+            # Each pixel's weight by class, from the training split: none, annotation_ratio,
+            # inverse_frequency, median_frequency, effective_number, enet; see alphas.py.
+            "alpha": "none",
+            # What inverse_frequency and effective_number count: images, annotations, pixels.
+            "alpha_counts": "images",
+            "alpha_power": 1.0,  # of inverse_frequency
+            "alpha_beta": 0.999,  # of effective_number: counts level off at 1 / (1 - beta)
+            # An image's sum is divided by its valid pixels (mean), by their alphas (alpha), or by
+            # all of its pixels (reference; focal then has the reference's 1e-8 too).
+            "reduction": "mean",
+            # Added with this weight: none, dice, lovasz, tversky.
+            "region": "none",
+            "region_weight": 1.0,
+            "tversky_alpha": 0.3,  # of false positives
+            "tversky_beta": 0.7,  # of false negatives
         }
     )
 
@@ -98,6 +128,7 @@ def _recipes() -> ConfigDict:
                 "saturation": 0.0,
             },
         },
+        "loss": {"reduction": "reference"},
         "optimizer": {
             "name": "adam",
             "learning_rate": 1e-4,

@@ -54,6 +54,8 @@ def tiny_config(demo_folder, tmp_path_factory):
                 "dtype": "float32",
             }
         )
+        config.data.sampling.name = "class_balanced"
+        config.loss.update({"name": "focal", "alpha": "annotation_ratio", "region": "dice"})
         config.optimizer.warmup_steps = 2
         config.train.update(
             {"steps": 4, "epochs": 0.0, "batch_size": 4, "log_every": 1, "ema_decay": 0.5}

@@ -1,8 +1,27 @@
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from configs import default
-from trashseg_jax import build
+from configs import default, focal, focal_balanced
+from trashseg_jax import build, losses
 from trashseg_jax.errors import InputError
+
+# Four images, three classes: pixels and annotations.
+PIXELS = np.array([[90, 10, 0], [50, 50, 0], [80, 20, 0], [70, 10, 20]])
+ANNOTATIONS = np.array([[0, 2, 0], [0, 3, 0], [0, 1, 0], [0, 2, 1]])
+
+
+def prepared(pixels, annotations):
+    """Stands in for builder.Prepared, whose statistics these are."""
+    return SimpleNamespace(
+        classes=("Background", "Can", "Cell"), counts={"train": (pixels, annotations)}.__getitem__
+    )
+
+
+DATA = prepared(PIXELS, ANNOTATIONS)
 
 
 def resolved(overrides=(), dataset="aistage", **changes):
@@ -78,7 +97,12 @@ def test_ranges_must_be_two_ascending_positive_numbers(value):
     [
         ("model.encoder", lambda c: build.build_model(c, num_classes=3)),
         ("model.dtype", lambda c: build.build_model(c, num_classes=3)),
-        ("loss.name", build.build_loss),
+        ("loss.name", lambda c: build.build_loss(c, np.ones(3))),
+        ("loss.reduction", lambda c: build.build_loss(c, np.ones(3))),
+        ("loss.region", lambda c: build.build_loss(c, np.ones(3))),
+        ("loss.alpha", lambda c: build.build_alpha(c, DATA)),
+        ("loss.alpha_counts", lambda c: build.build_alpha(c, DATA)),
+        ("data.sampling.name", lambda c: build.build_image_weights(c, DATA)),
         ("optimizer.name", lambda c: build.build_optimizer(c, steps=9)),
         ("optimizer.schedule", lambda c: build.build_optimizer(c, steps=9)),
         ("data.normalize", build.build_normalize),
@@ -92,3 +116,118 @@ def test_unknown_names_are_refused_with_their_key(key, make):
 def test_real_data_need_a_folder():
     with pytest.raises(InputError, match=r"config\.data\.dir is empty"):
         build.build_data(resolved())
+
+
+def build_balance(config):
+    build.build_loss(config, build.build_alpha(config, DATA))
+    build.build_image_weights(config, DATA)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("loss.gamma", -1.0),
+        ("loss.label_smoothing", 1.0),
+        ("loss.region_weight", -0.1),
+        ("loss.tversky_alpha", -0.1),
+        ("loss.alpha_beta", 1.0),
+        ("loss.alpha_power", float("nan")),
+        ("data.sampling.power", -0.5),
+        ("data.sampling.threshold", -0.1),
+    ],
+)
+def test_numbers_out_of_range_are_refused_with_their_key(key, value):
+    config = resolved(**{key: value})
+    with pytest.raises(InputError, match=rf"config\.{key}={value}: must be"):
+        build_balance(config)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        ("none", [1, 1, 1]),
+        ("annotation_ratio", [1, 1, 8]),
+        ("inverse_frequency", [0.75, 0.75, 3]),  # in 4, 4 and 1 of the images
+        ("median_frequency", [0.225 / 0.725, 1, 0.225 / 0.2]),
+        ("enet", [1 / np.log(1.745), 1 / np.log(1.245), 1 / np.log(1.07)]),
+    ],
+)
+def test_alpha_comes_from_the_prepared_counts(scheme, expected):
+    alpha = build.build_alpha(resolved(**{"loss.alpha": scheme}), DATA)
+    np.testing.assert_allclose(alpha, expected)
+
+
+def test_alpha_counts_what_the_config_says():
+    changes = {"loss.alpha": "inverse_frequency", "loss.alpha_counts": "annotations"}
+    alpha = build.build_alpha(resolved(**changes), DATA)
+    np.testing.assert_allclose(alpha, [13 / 12, 13 / 24, 13 / 3])  # the background counts 4
+
+
+def test_effective_number_refuses_pixels_with_the_reason():
+    changes = {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"}
+    with pytest.raises(InputError, match="all classes alike"):
+        build.build_alpha(resolved(**changes), DATA)
+
+
+def test_class_that_never_occurs_is_warned_of_by_name():
+    data = prepared(PIXELS * [1, 1, 0], ANNOTATIONS * [1, 1, 0])
+    with pytest.warns(UserWarning, match="class Cell never occurs in the training split: alpha 0"):
+        alpha = build.build_alpha(resolved(**{"loss.alpha": "annotation_ratio"}), data)
+    assert alpha.tolist() == [1, 1, 0]
+
+
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(RNG.normal(size=(2, 4, 4, 3)), jnp.float32)
+LABELS = jnp.asarray(RNG.integers(0, 3, (2, 4, 4)), jnp.uint8)
+
+
+@pytest.mark.parametrize(
+    ("region", "term"),
+    [
+        ("dice", losses.dice_loss),
+        ("lovasz", losses.lovasz_softmax),
+        ("tversky", lambda *a, **k: losses.tversky_loss(*a, alpha=0.3, beta=0.7, **k)),
+    ],
+)
+def test_loss_is_the_pixels_and_the_weighted_region_term(region, term):
+    changes = {"loss.region": region, "loss.region_weight": 0.5}
+    actual = build.build_loss(resolved(**changes), np.ones(3))(LOGITS, LABELS)
+    pixel = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS).mean((1, 2))
+    expected = pixel + 0.5 * term(LOGITS, LABELS, ignore_label=255)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_reference_recipe_makes_the_focal_loss_the_references():
+    """Its 1e-8 bounds what a pixel can cost: -ln(1e-8)."""
+    config = focal.get_config()
+    config.recipe = "reference"
+    build.resolve_config(config, overridden=[])
+    labels = jnp.zeros((1, 2, 2), jnp.uint8)
+    logits = jnp.zeros((1, 2, 2, 3)).at[..., 0].set(-100.0)
+    np.testing.assert_allclose(build.build_loss(config, np.ones(3))(logits, labels), 18.42068)
+
+
+def test_focal_configs_say_what_the_reference_used():
+    plain, balanced = focal.get_config("aistage").loss, focal_balanced.get_config("aistage").loss
+    assert (plain.name, plain.gamma, plain.alpha) == ("focal", 2.0, "none")
+    assert (balanced.name, balanced.gamma, balanced.alpha) == ("focal", 2.0, "annotation_ratio")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("uniform", [1, 1, 1, 1]),
+        ("class_balanced", [1, 1, 1, 2]),  # 4 ^ 0.5
+        ("repeat_factor", [1, 1, 1, 1.2]),  # sqrt(0.36 x 4)
+    ],
+)
+def test_image_weights_come_from_the_prepared_counts(name, expected):
+    config = resolved(**{"data.sampling.name": name, "data.sampling.threshold": 0.36})
+    np.testing.assert_allclose(build.build_image_weights(config, DATA), expected)
+
+
+def test_uniform_sampling_goes_in_epochs_and_the_others_draw():
+    uniform = build.build_index(resolved(), np.ones(50))
+    drawn = build.build_index(resolved(**{"data.sampling.name": "class_balanced"}), np.ones(50))
+    assert len({uniform(p) for p in range(50)}) == 50
+    assert len({drawn(p) for p in range(50)}) < 45  # 32 are expected

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,47 @@ import pytest
 from trashseg_jax import losses
 
 RNG = np.random.default_rng(0)
-LOGITS = jnp.asarray(RNG.normal(size=(3, 4, 5, 7)), jnp.float32)
+LOGITS = jnp.asarray(2 * RNG.normal(size=(3, 4, 5, 7)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(0, 7, (3, 4, 5)), jnp.uint8)
+ALPHA = jnp.asarray([1, 3, 1, 14, 17, 0, 148], jnp.float32)
+SOME_IGNORED = LABELS.at[:, 0].set(255)
 
 
-def cross_entropy(logits, labels, label_smoothing=0.0):
-    return losses.cross_entropy(logits, labels, label_smoothing=label_smoothing, ignore_label=255)
+def cross_entropy(logits, labels, **options):
+    defaults = {"alpha": jnp.ones(7), "label_smoothing": 0.0, "reduction": "mean"}
+    return losses.cross_entropy(logits, labels, **{**defaults, "ignore_label": 255, **options})
+
+
+def focal(logits, labels, **options):
+    defaults = {"gamma": 2.0, "alpha": jnp.ones(7), "label_smoothing": 0.0, "reduction": "mean"}
+    return losses.focal_loss(logits, labels, **{**defaults, "ignore_label": 255, **options})
+
+
+def dice(logits, labels):
+    return losses.dice_loss(logits, labels, ignore_label=255)
+
+
+def tversky(logits, labels, alpha=0.3, beta=0.7):
+    return losses.tversky_loss(logits, labels, alpha=alpha, beta=beta, ignore_label=255)
+
+
+def lovasz(logits, labels):
+    return losses.lovasz_softmax(logits, labels, ignore_label=255)
+
+
+ALL = {"cross_entropy": cross_entropy, "dice": dice, "tversky": tversky, "lovasz": lovasz} | {
+    f"focal, gamma {gamma}, {reduction}": lambda logits, labels, g=gamma, r=reduction: focal(
+        logits, labels, gamma=g, alpha=ALPHA, reduction=r
+    )
+    for gamma, reduction in itertools.product([0.0, 0.5, 2.0, 5.0], losses.REDUCTIONS)
+}
+every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL.keys())
+
+
+def softmax(logits):
+    """In float64, for the transcriptions below."""
+    powers = np.exp(np.asarray(logits, np.float64))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def test_cross_entropy_equals_optax():
@@ -23,7 +60,8 @@ def test_cross_entropy_equals_optax():
 def test_label_smoothing_equals_optax_on_smoothed_targets():
     targets = optax.smooth_labels(jax.nn.one_hot(LABELS, 7), 0.1)
     expected = optax.softmax_cross_entropy(LOGITS, targets).mean((1, 2))
-    np.testing.assert_allclose(cross_entropy(LOGITS, LABELS, 0.1), expected, rtol=1e-5)
+    actual = cross_entropy(LOGITS, LABELS, label_smoothing=0.1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_equal_logits_cost_the_logarithm_of_the_class_count():
@@ -31,27 +69,213 @@ def test_equal_logits_cost_the_logarithm_of_the_class_count():
     np.testing.assert_allclose(actual, np.full(3, np.log(7)), rtol=1e-6)
 
 
-def test_ignored_pixels_change_neither_value_nor_gradient():
-    labels = LABELS.at[:, 0].set(255)
-    actual = cross_entropy(LOGITS, labels)
-    np.testing.assert_allclose(actual, cross_entropy(LOGITS[:, 1:], LABELS[:, 1:]), rtol=1e-6)
-    gradient = jax.grad(lambda x: cross_entropy(x, labels).sum())(LOGITS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_of_gamma_zero_is_cross_entropy(smoothing):
+    targets = optax.smooth_labels(jax.nn.one_hot(LABELS, 7), smoothing)
+    expected = optax.softmax_cross_entropy(LOGITS, targets).mean((1, 2))
+    actual = focal(LOGITS, LABELS, gamma=0.0, label_smoothing=smoothing)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal_equals_its_formula(gamma):
+    """-alpha_y (1 - p_y)^gamma log p_y, pixel by pixel; the ignored ones count nowhere."""
+    p = softmax(LOGITS)
+    for image in range(3):
+        pixels, alphas = [], []
+        for row, column in np.ndindex(4, 5):
+            y = int(SOME_IGNORED[image, row, column])
+            if y != 255:
+                p_y = p[image, row, column, y]
+                pixels.append(-ALPHA[y] * (1 - p_y) ** gamma * np.log(p_y))
+                alphas.append(ALPHA[y])
+        for reduction, divisor in (("mean", 15), ("alpha", sum(alphas))):
+            actual = focal(LOGITS, SOME_IGNORED, gamma=gamma, alpha=ALPHA, reduction=reduction)
+            np.testing.assert_allclose(actual[image], sum(pixels) / divisor, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [2.0, 5.0])
+def test_reference_reduction_equals_the_references_formula(gamma):
+    """p = softmax + 1e-8; the mean over all pixels. At these logits the 1e-8 decides."""
+    logits = LOGITS.at[0].multiply(20)
+    p = softmax(logits) + 1e-8
+    p_y = np.take_along_axis(p, np.asarray(LABELS, int)[..., None], -1)[..., 0]
+    pixel = -np.asarray(ALPHA)[LABELS] * (1 - p_y) ** gamma * np.log(p_y)
+    actual = focal(logits, LABELS, gamma=gamma, alpha=ALPHA, reduction="reference")
+    np.testing.assert_allclose(actual, pixel.mean((1, 2)), rtol=1e-5)
+    plain = focal(logits, LABELS, gamma=gamma, alpha=ALPHA)
+    assert plain[0] > 1.05 * actual[0]  # where a p is below 1e-8
+    np.testing.assert_allclose(plain[1:], actual[1:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal])
+def test_reference_reduction_divides_by_the_ignored_pixels_too(loss):
+    actual = loss(LOGITS, SOME_IGNORED, reduction="reference")
+    expected = loss(LOGITS[:, 1:], LABELS[:, 1:]) * 15 / 20
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_equals_keras(smoothing):
+    keras = pytest.importorskip("keras")
+    expected = keras.losses.categorical_focal_crossentropy(
+        jax.nn.one_hot(LABELS, 7),
+        LOGITS,
+        alpha=np.asarray(ALPHA),
+        gamma=2.0,
+        from_logits=True,
+        label_smoothing=smoothing,
+    )
+    actual = focal(LOGITS, LABELS, alpha=ALPHA, label_smoothing=smoothing)
+    np.testing.assert_allclose(actual, np.asarray(expected).mean((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, focal])
+def test_alpha_reduction_does_not_depend_on_alphas_scale(loss):
+    actual = loss(LOGITS, SOME_IGNORED, alpha=10 * ALPHA, reduction="alpha")
+    expected = loss(LOGITS, SOME_IGNORED, alpha=ALPHA, reduction="alpha")
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_alpha_weighs_each_pixel_by_its_class():
+    pixel = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS)
+    expected = (ALPHA[LABELS] * pixel).mean((1, 2))
+    np.testing.assert_allclose(cross_entropy(LOGITS, LABELS, alpha=ALPHA), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.7), (1.0, 1.0), (0.5, 0.5)])
+def test_tversky_equals_its_definition_class_by_class(alpha, beta):
+    p, labels = softmax(LOGITS), np.asarray(SOME_IGNORED)
+    for image, actual in enumerate(tversky(LOGITS, SOME_IGNORED, alpha, beta)):
+        terms = []
+        for c in set(labels[image][labels[image] != 255].tolist()):
+            tp = fp = fn = 0.0
+            for row, column in np.ndindex(4, 5):
+                p_c, y = p[image, row, column, c], labels[image, row, column]
+                tp += p_c * (y == c)
+                fn += (1 - p_c) * (y == c)
+                fp += p_c * (y not in (c, 255))
+            terms.append(1 - tp / (tp + alpha * fp + beta * fn))
+        np.testing.assert_allclose(actual, np.mean(terms), rtol=1e-5)
+
+
+def test_dice_of_hard_predictions_is_one_minus_f1():
+    """By hand: truth AAAB, prediction AABB: A has F1 4/5, B 2/3."""
+    labels = jnp.array([[[0, 0], [0, 1]]])
+    logits = 1e4 * jax.nn.one_hot(jnp.array([[[0, 0], [1, 1]]]), 3)
+    np.testing.assert_allclose(dice(logits, labels), [1 - (4 / 5 + 2 / 3) / 2], rtol=1e-6)
+
+
+def test_dice_equals_its_definition():
+    p = softmax(LOGITS).reshape(3, 20, 7)
+    truth = np.eye(7)[np.asarray(LABELS)].reshape(3, 20, 7)
+    scores = 2 * (p * truth).sum(1) / (p.sum(1) + truth.sum(1))
+    expected = [1 - s[t.any(0)].mean() for s, t in zip(scores, truth, strict=True)]
+    np.testing.assert_allclose(dice(LOGITS, LABELS), expected, rtol=1e-5)
+
+
+def lovasz_of_sets(errors, truth):
+    """The extension of Jaccard's set function: sum of errors times what each pixel adds to it.
+
+    Berman et al. 2018, eq. 6 and definition 1: with M mispredicted, |M| / |truth or M|.
+    """
+
+    def jaccard(mispredicted):
+        union = {i for i, t in enumerate(truth) if t} | mispredicted
+        return len(mispredicted) / len(union)
+
+    total, seen = 0.0, set()
+    for i in sorted(range(len(errors)), key=lambda i: -errors[i]):
+        total += errors[i] * (jaccard(seen | {i}) - jaccard(seen))
+        seen.add(i)
+    return total
+
+
+def test_lovasz_equals_the_extension_of_its_set_function():
+    p, labels = softmax(LOGITS), np.asarray(SOME_IGNORED)
+    for image, actual in enumerate(lovasz(LOGITS, SOME_IGNORED)):
+        valid = labels[image] != 255
+        y, p_image = labels[image][valid], p[image][valid]
+        terms = [lovasz_of_sets(np.abs((y == c) - p_image[:, c]).tolist(), y == c) for c in set(y)]
+        np.testing.assert_allclose(actual, np.mean(terms), rtol=1e-5)
+
+
+def test_lovasz_of_hard_predictions_is_one_minus_mean_iou():
+    prediction = RNG.integers(0, 7, LABELS.shape)
+    labels = np.asarray(SOME_IGNORED)
+    expected = []
+    for y, z in zip(labels, prediction, strict=True):
+        y, z = y[y != 255], z[y != 255]
+        ious = [((y == c) & (z == c)).sum() / ((y == c) | (z == c)).sum() for c in set(y)]
+        expected.append(1 - np.mean(ious))
+    actual = lovasz(1e4 * jax.nn.one_hot(prediction, 7), SOME_IGNORED)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_lovasz_gradient_equals_finite_differences():
+    """Along a random direction; no two errors are the same, so it is smooth here."""
+    direction = jnp.asarray(RNG.normal(size=LOGITS.shape), jnp.float32)
+    _, slope = jax.jvp(lambda x: lovasz(x, LABELS).sum(), (LOGITS,), (direction,))
+    ahead, behind = (lovasz(LOGITS + s * direction, LABELS).sum() for s in (1e-2, -1e-2))
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-2, rtol=2e-2)
+
+
+def test_region_term_is_added_with_its_weight():
+    loss = losses.add_region(cross_entropy, dice, weight=0.3)
+    expected = cross_entropy(LOGITS, LABELS) + 0.3 * dice(LOGITS, LABELS)
+    np.testing.assert_allclose(loss(LOGITS, LABELS), expected, rtol=1e-6)
+
+
+@every_loss
+def test_ignored_pixels_change_neither_value_nor_gradient(loss):
+    other = LOGITS.at[:, 0].multiply(-3)
+    np.testing.assert_allclose(loss(LOGITS, SOME_IGNORED), loss(other, SOME_IGNORED), rtol=1e-6)
+    gradient = jax.grad(lambda x: loss(x, SOME_IGNORED).sum())(LOGITS)
     assert not np.any(gradient[:, 0])
-    assert np.all(np.any(gradient[:, 1:], axis=-1))
+    assert np.any(gradient[:, 1:])
 
 
-def test_image_without_valid_pixels_costs_nothing():
-    labels = jnp.full_like(LABELS, 255)
-    value, gradient = jax.value_and_grad(lambda x: cross_entropy(x, labels).sum())(LOGITS)
+@pytest.mark.parametrize("loss", [cross_entropy, focal, dice, tversky, lovasz])
+def test_ignoring_pixels_equals_leaving_them_out(loss):
+    actual = loss(LOGITS, SOME_IGNORED)
+    np.testing.assert_allclose(actual, loss(LOGITS[:, 1:], LABELS[:, 1:]), rtol=1e-5)
+
+
+@every_loss
+def test_image_without_valid_pixels_costs_nothing(loss):
+    labels = LABELS.at[1].set(255)
+    value, gradient = jax.value_and_grad(lambda x: loss(x, labels)[1])(LOGITS)
     assert value == 0
     assert not np.any(gradient)
 
 
+@every_loss
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_saturated_logits_give_finite_values_and_gradients(dtype):
+def test_saturated_logits_give_finite_values_and_gradients(loss, dtype):
+    wrong = jnp.where(jax.nn.one_hot(LABELS, 7) > 0, -1e4, 1e4).astype(dtype)
+    values = []
+    for logits in (wrong, -wrong):
+        value, gradient = jax.value_and_grad(lambda x: loss(x, LABELS).sum())(logits)
+        assert value.dtype == jnp.float32
+        assert np.all(np.isfinite(gradient.astype(jnp.float32)))
+        values.append(value)
+    assert np.isfinite(values[0])
+    assert values[0] > 2.99  # of three images: a region term's largest value
+    assert abs(values[1]) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_saturated_and_wrong_pixels_still_cost_their_distance(dtype):
+    """Each pixel: 2e4 to the top, six classes sharing it; bfloat16 rounds 1e4 to 9984."""
     logits = jnp.where(jax.nn.one_hot(LABELS, 7) > 0, -1e4, 1e4).astype(dtype)
-    value, gradient = jax.value_and_grad(lambda x: cross_entropy(x, LABELS).sum())(logits)
-    # Each pixel: 2e4 to the top, six classes sharing it; bfloat16 rounds 1e4 to 9984.
     top = 2 * float(jnp.asarray(1e4, dtype))
-    np.testing.assert_allclose(value, 3 * (top + np.log(6)), rtol=1e-5)
-    assert np.all(np.isfinite(gradient.astype(jnp.float32)))
+    for loss in (cross_entropy, focal):
+        expected = np.full(3, top + np.log(6))
+        np.testing.assert_allclose(loss(logits, LABELS), expected, rtol=1e-5)
+
+
+def test_tversky_without_weight_on_misses_is_finite_where_nothing_is_predicted():
+    logits = jnp.where(jax.nn.one_hot(LABELS, 7) > 0, -1e4, 1e4)
+    value, gradient = jax.value_and_grad(lambda x: tversky(x, LABELS, 0.0, 0.0).sum())(logits)
+    assert value == 3
+    assert np.all(np.isfinite(gradient))

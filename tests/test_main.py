@@ -48,6 +48,7 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     assert "aistage/val: 5 images, step 2" in trained.stdout
     config = json.loads((workdir / "config.json").read_text())
     assert (config["train"]["steps"], config["train"]["epochs"]) == (2, 0.0)
+    assert set(config["derived"]["alpha"].values()) == {1.0}
 
     (workdir / "metrics.json").unlink()
     evaluated = call("--mode=evaluate", f"--workdir={workdir}")

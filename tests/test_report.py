@@ -44,6 +44,15 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
     assert lines[3].endswith("not in the truth")
 
 
+def test_balance_shows_alpha_and_shares_by_class():
+    shares = {"before": {"Metal": 1.0, "Battery": 0.021}, "after": {"Metal": 0.9, "Battery": 0.2}}
+    text = report.format_balance({"alpha": {"Metal": 1, "Battery": 147.79}, "image_shares": shares})
+    assert text.splitlines()[1:] == [
+        "Metal            1          100.0%     90.0%",
+        "Battery      147.8            2.1%     20.0%",
+    ]
+
+
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
     found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
     report.write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")

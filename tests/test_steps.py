@@ -1,6 +1,7 @@
 from functools import cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -25,7 +26,13 @@ def make_train_step(model, *, ema_decay=0.5):
     return steps.make_train_step(
         model,
         TX,
-        partial(losses.cross_entropy, label_smoothing=0.0, ignore_label=255),
+        partial(
+            losses.cross_entropy,
+            alpha=jnp.ones(11),
+            label_smoothing=0.0,
+            reduction="mean",
+            ignore_label=255,
+        ),
         augment=augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2),
         normalize=NORMALIZE,
         ema_decay=ema_decay,

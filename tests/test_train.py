@@ -1,5 +1,6 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
+import io
 import json
 
 import jax
@@ -41,6 +42,31 @@ def test_run_leaves_the_documented_files(whole_run):
     }
     assert json.loads((workdir / "metrics.json").read_text()) == figures
     assert any((workdir / "tensorboard").iterdir())
+
+
+def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
+    """Alpha by annotations, and the share of the images with each class before and after."""
+    derived = json.loads((whole_run[0] / "config.json").read_text())["derived"]
+    pixels, annotations = prepared.counts("train")
+    objects = annotations.sum(0)[1:]
+    ratios = [round(objects.max() / n) if n else 0 for n in objects]
+    assert list(derived["alpha"].values()) == [1, *ratios]
+    before, after = derived["image_shares"]["before"], derived["image_shares"]["after"]
+    assert list(before.values()) == pytest.approx((pixels > 0).mean(0))
+    rarest = min((name for name in before if before[name]), key=before.__getitem__)
+    assert after[rarest] > before[rarest]
+
+
+def test_stream_is_the_resampled_one(tiny_config, prepared):
+    """The batch of a later step, its crops undone by cropping the whole image."""
+    config = tiny_config()
+    config.data.augment.crop_area = (1.0, 1.0)
+    weights = build.build_image_weights(config, prepared)
+    index_of = build.build_index(config, weights)
+    batch = next(train.train_batches(config, prepared, weights, start_step=5))
+    expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
+    shown = [np.array(Image.open(io.BytesIO(png)))[1::2, 1::2] for png in expected]
+    np.testing.assert_array_equal(batch["label"], shown)
 
 
 def test_metrics_cover_every_validation_image_once(whole_run, prepared):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from trashseg_jax import losses, optim
-from trashseg_jax.data import augment, demo, locks, taxonomy
+from trashseg_jax import alphas, losses, optim
+from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import resnet, unet
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 Config: TypeAlias = Any
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-LOSSES = {"cross_entropy": losses.cross_entropy}
 
 
 def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
@@ -50,6 +52,7 @@ def read_config(workdir: Path) -> ConfigDict:
     if not path.exists():
         raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
     content = json.loads(path.read_text())
+    content.pop("derived", None)  # what the run computed from its data
     return ConfigDict({**_tuples(content), "recipes": {content["recipe"]: {}}})
 
 
@@ -76,11 +79,25 @@ def choose(key: str, name: str, options: Any) -> Any:
     return options[name]
 
 
+def lookup(config: Config, key: str) -> Any:
+    """Returns the value of the dotted `key`."""
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def number(config: Config, key: str, *, below: float = math.inf) -> float:
+    """Returns the value of the dotted `key`, which must be at least 0 and less than `below`."""
+    value = lookup(config, key)
+    if not 0 <= value < below:
+        rule = "0 or more" if below == math.inf else f"at least 0 and less than {below}"
+        raise InputError(f"config.{key}={value}: must be {rule}")
+    return float(value)
+
+
 def pair(config: Config, key: str) -> tuple[float, float]:
     """Returns the value of the dotted `key`, which must be two numbers, the first not larger."""
-    value = config
-    for name in key.split("."):
-        value = value[name]
+    value = lookup(config, key)
     numbers = [v for v in value if isinstance(v, int | float)]
     if len(value) != 2 or len(numbers) != 2 or not 0 < value[0] <= value[1]:
         raise InputError(
@@ -158,13 +175,91 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
     )
 
 
-def build_loss(config: Config) -> Callable[..., Any]:
-    """Returns `(logits, labels) -> loss per example`."""
-    return partial(
-        choose("loss.name", config.loss.name, LOSSES),
-        label_smoothing=config.loss.label_smoothing,
-        ignore_label=taxonomy.IGNORE_LABEL,
-    )
+def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
+    """Returns the loss's class weights, from the training split as it is, not as resampled.
+
+    Warns of classes that never occur in it, which weigh 0.
+    """
+    pixels, annotations = data.counts("train")
+    counts = alphas.class_counts(pixels, annotations)
+    kind, scheme = config.loss.alpha_counts, config.loss.alpha
+    counted = choose("loss.alpha_counts", kind, counts)
+    if scheme == "effective_number" and kind == "pixels":
+        raise InputError(
+            "config.loss.alpha_counts='pixels': effective_number would weigh all classes alike, "
+            "as pixels are far more than 1 / (1 - beta); use images or annotations"
+        )
+    power = number(config, "loss.alpha_power")
+    beta = number(config, "loss.alpha_beta", below=1.0)
+    schemes = {
+        "none": lambda: np.ones(len(counted)),
+        "annotation_ratio": lambda: alphas.annotation_ratio(counts["annotations"]),
+        "inverse_frequency": lambda: alphas.inverse_frequency(counted, power=power),
+        "median_frequency": lambda: alphas.median_frequency(pixels),
+        "effective_number": lambda: alphas.effective_number(counted, beta=beta),
+        "enet": lambda: alphas.enet(counts["pixels"]),
+    }
+    alpha = choose("loss.alpha", scheme, schemes)()
+    for name in np.array(data.classes)[alpha == 0]:
+        warnings.warn(f"class {name} never occurs in the training split: alpha 0", stacklevel=2)
+    return alpha
+
+
+def build_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[..., Any]:
+    """Returns `(logits, labels) -> loss per example`, the region term added."""
+    pixel, region = _pixel_loss(config, alpha), _region_loss(config)
+    weight = number(config, "loss.region_weight")
+    return losses.add_region(pixel, region, weight=weight) if region else pixel
+
+
+def _pixel_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[..., Any]:
+    choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
+    options = {
+        "alpha": jnp.asarray(alpha, jnp.float32),
+        "label_smoothing": number(config, "loss.label_smoothing", below=1.0),
+        "reduction": config.loss.reduction,
+        "ignore_label": taxonomy.IGNORE_LABEL,
+    }
+    gamma = number(config, "loss.gamma")
+    pixel_losses = {
+        "cross_entropy": partial(losses.cross_entropy, **options),
+        "focal": partial(losses.focal_loss, gamma=gamma, **options),
+    }
+    return choose("loss.name", config.loss.name, pixel_losses)
+
+
+def _region_loss(config: Config) -> Callable[..., Any] | None:
+    ignore_label = taxonomy.IGNORE_LABEL
+    alpha, beta = number(config, "loss.tversky_alpha"), number(config, "loss.tversky_beta")
+    tversky = partial(losses.tversky_loss, alpha=alpha, beta=beta, ignore_label=ignore_label)
+    region_losses = {
+        "none": None,
+        "dice": partial(losses.dice_loss, ignore_label=ignore_label),
+        "lovasz": partial(losses.lovasz_softmax, ignore_label=ignore_label),
+        "tversky": tversky,
+    }
+    return choose("loss.region", config.loss.region, region_losses)
+
+
+def build_image_weights(config: Config, data: "Prepared") -> Float64[np.ndarray, "n"]:
+    """Returns how often each training image is drawn, relative to the others."""
+    pixels, _ = data.counts("train")
+    power = number(config, "data.sampling.power")
+    threshold = number(config, "data.sampling.threshold")
+    samplers = {
+        "uniform": lambda: np.ones(len(pixels)),
+        "class_balanced": lambda: sampling.class_balanced(pixels, power=power),
+        "repeat_factor": lambda: sampling.repeat_factor(pixels, threshold=threshold),
+    }
+    return choose("data.sampling.name", config.data.sampling.name, samplers)()
+
+
+def build_index(config: Config, weights: Float64[np.ndarray, "n"]) -> Callable[[int], int]:
+    """Returns the training stream as `position -> record`; "uniform" means epochs, not draws."""
+    if config.data.sampling.name == "uniform":
+        return partial(sampling.uniform_index, seed=config.seed, size=len(weights))
+    table = sampling.alias_table(weights)
+    return partial(sampling.weighted_index, seed=config.seed, table=table)
 
 
 def build_optimizer(

@@ -1,25 +1,160 @@
-"""Losses: one value per example; the caller averages."""
+"""Losses: one value per example; the caller averages. All compute in float32.
+
+A pixel labelled `ignore_label` adds nothing to a value or a gradient; an image of nothing else
+costs 0. `alpha` is the weight of each class.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
+
+# What an image's sum over pixels is divided by, from `valid` and each pixel's alpha.
+REDUCTIONS = {
+    "mean": lambda valid, alpha: valid.sum((1, 2)),
+    "alpha": lambda valid, alpha: (valid * alpha).sum((1, 2)),
+    # All pixels, the ignored ones too, as its code divided: it had none of them.
+    "reference": lambda valid, alpha: jnp.full(valid.shape[0], valid[0].size),
+}
 
 
 def cross_entropy(
     logits: Float[Array, "b h w k"],
     labels: Integer[Array, "b h w"],
     *,
+    alpha: Float[Array, "k"],
     label_smoothing: float,
+    reduction: str,
     ignore_label: int,
 ) -> Float[Array, "b"]:
-    """Softmax cross-entropy averaged over an image's valid pixels; 0 for an image without any.
+    """Softmax cross-entropy, -sum_c t_c alpha_c log p_c, reduced over an image's pixels.
 
-    `label_smoothing` moves that share of the target's mass to the uniform distribution
-    (Szegedy et al. 2016, section 7).
+    `label_smoothing` moves that share of the target t to the uniform distribution
+    (Szegedy et al. 2016, section 7). `reduction`: "mean" divides by the number of valid pixels,
+    "alpha" by the sum of their alphas, image by image, "reference" by the number of all pixels.
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    targets = _targets(labels, log_p.shape[-1], label_smoothing, ignore_label)
+    pixel = -jnp.sum(targets * alpha * log_p, -1)  # b h w
+    return _reduce(pixel, labels, alpha, reduction, ignore_label)
+
+
+def focal_loss(
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b h w"],
+    *,
+    gamma: float,
+    alpha: Float[Array, "k"],
+    label_smoothing: float,
+    reduction: str,
+    ignore_label: int,
+) -> Float[Array, "b"]:
+    """Softmax focal loss, -sum_c t_c alpha_c (1 - p_c)^gamma log p_c (Lin et al. 2017, eq. 5).
+
+    Options as for `cross_entropy`. "reference" is the form of AIstage-segmentation to the last
+    constant: p is the softmax plus 1e-8.
+    """
+    logits = logits.astype(jnp.float32)
+    if reduction == "reference":
+        p = jax.nn.softmax(logits) + 1e-8
+        log_p, rest = jnp.log(p), 1 - p
+    else:
+        log_p = jax.nn.log_softmax(logits)
+        rest = -jnp.expm1(log_p)  # 1 - p without cancellation
+    # Clamped: at p = 1 the power's gradient is infinite for gamma below 1.
+    focus = jnp.maximum(rest, 1e-6) ** gamma
+    targets = _targets(labels, log_p.shape[-1], label_smoothing, ignore_label)
+    pixel = -jnp.sum(targets * alpha * focus * log_p, -1)  # b h w
+    return _reduce(pixel, labels, alpha, reduction, ignore_label)
+
+
+def dice_loss(
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b h w"], *, ignore_label: int
+) -> Float[Array, "b"]:
+    """1 - Dice, 2 |pt| / (|p| + |t|) of the probabilities, averaged as in `tversky_loss`.
+
+    Milletari et al. 2016, without their squares.
+    """
+    return tversky_loss(logits, labels, alpha=0.5, beta=0.5, ignore_label=ignore_label)
+
+
+def tversky_loss(
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b h w"],
+    *,
+    alpha: float,
+    beta: float,
+    ignore_label: int,
+) -> Float[Array, "b"]:
+    """1 - TP / (TP + alpha FP + beta FN), the mean over the classes that occur in the image.
+
+    Salehi et al. 2017: beta above alpha favours recall.
+    """
+    p, truth, valid = _regions(logits, labels, ignore_label)
+    hit = jnp.sum(p * truth, 1)  # b k
+    false_positive = jnp.sum(p * (valid & ~truth), 1)
+    false_negative = jnp.sum((1 - p) * truth, 1)
+    # Clamped: with beta = 0 it is 0 where nothing is predicted.
+    whole = jnp.maximum(hit + alpha * false_positive + beta * false_negative, 1e-6)
+    return _mean_where(1 - hit / whole, truth.any(1))
+
+
+def lovasz_softmax(
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b h w"], *, ignore_label: int
+) -> Float[Array, "b"]:
+    """The Lovász extension of 1 - IoU, the mean over the classes that occur in the image.
+
+    Berman et al. 2018, algorithm 1, with its options "per image" and "present".
+    """
+    p, truth, valid = _regions(logits, labels, ignore_label)
+    # Ignored pixels come last, where the IoU is 0 already and nothing changes any more.
+    errors = jnp.where(valid, jnp.where(truth, 1 - p, p), -1.0)  # b n k
+    order = jnp.argsort(-errors, axis=1)
+    errors, truth = (jnp.take_along_axis(x, order, 1) for x in (errors, truth))
+    # What 1 - IoU is if the pixels up to here are wrong, and what each of them adds to it.
+    size = truth.sum(1, keepdims=True)
+    jaccard = 1 - (size - jnp.cumsum(truth, 1)) / (size + jnp.cumsum(~truth, 1))
+    steps = jnp.diff(jaccard, axis=1, prepend=0.0)
+    return _mean_where(jnp.sum(errors * steps, 1), truth.any(1))
+
+
+def add_region(
+    pixel_loss: Callable[..., Array], region_loss: Callable[..., Array], *, weight: float
+) -> Callable[..., Array]:
+    """Returns `(logits, labels) -> pixel_loss + weight * region_loss`."""
+    return lambda logits, labels: pixel_loss(logits, labels) + weight * region_loss(logits, labels)
+
+
+def _targets(labels, num_classes, label_smoothing, ignore_label) -> Float[Array, "b h w k"]:
+    """Smoothed one-hot codes; all 0 where ignored.
+
+    Multiplying with them instead of indexing spares the gradient a slow scatter.
     """
     valid = labels != ignore_label
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    target = jnp.where(valid, labels, 0).astype(jnp.int32)
-    log_py = jnp.take_along_axis(log_p, target[..., None], -1)[..., 0]  # b h w
-    pixel = -(1 - label_smoothing) * log_py - label_smoothing * log_p.mean(-1)
-    return jnp.sum(pixel * valid, (1, 2)) / jnp.maximum(valid.sum((1, 2)), 1)
+    codes = jax.nn.one_hot(labels, num_classes)
+    smoothed = (1 - label_smoothing) * codes + label_smoothing / num_classes
+    return smoothed * valid[..., None]
+
+
+def _reduce(pixel, labels, alpha, reduction, ignore_label) -> Float[Array, "b"]:
+    valid = labels != ignore_label
+    weights = alpha[jnp.where(valid, labels, 0)]  # b h w
+    divisor = REDUCTIONS[reduction](valid, weights)
+    return pixel.sum((1, 2)) / jnp.where(divisor > 0, divisor, 1)
+
+
+def _regions(
+    logits, labels, ignore_label
+) -> tuple[Float[Array, "b n k"], Bool[Array, "b n k"], Bool[Array, "b n 1"]]:
+    """Returns the probabilities, the truth and which pixels are valid, images flattened."""
+    batch, *_, num_classes = logits.shape
+    p = jax.nn.softmax(logits.astype(jnp.float32)).reshape(batch, -1, num_classes)
+    labels = labels.reshape(batch, -1, 1)
+    valid = labels != ignore_label
+    return p, (labels == jnp.arange(num_classes)) & valid, valid
+
+
+def _mean_where(values: Float[Array, "b k"], present: Bool[Array, "b k"]) -> Float[Array, "b"]:
+    """The mean of the values that are present, 0 where none is."""
+    return jnp.sum(values * present, -1) / jnp.maximum(present.sum(-1), 1)

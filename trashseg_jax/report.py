@@ -58,6 +58,17 @@ def format_table(figures: dict[str, Any]) -> str:
     return "\n".join([*lines, *data_notes(figures)])
 
 
+def format_balance(derived: dict[str, Any]) -> str:
+    """Returns config.json's `derived` as a table for the terminal."""
+    alpha, shares = derived["alpha"], derived["image_shares"]
+    width = max(len(name) for name in alpha)
+    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn"]
+    for name, value in alpha.items():
+        before, after = shares["before"][name], shares["after"][name]
+        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
+    return "\n".join(lines)
+
+
 def data_notes(figures: dict[str, Any]) -> list[str]:
     """Returns lines that say which images were left out and what was clipped, if any."""
     skipped, clipped = figures["skipped"], figures["clipped_annotations"]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float64
 from tqdm import tqdm
 
 from trashseg_jax import build, report, sharding, steps
@@ -31,11 +32,13 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     data = build.build_data(config)
-    num_images = len(data.source("train"))
+    alpha = build.build_alpha(config, data)
+    image_weights = build.build_image_weights(config, data)
+    num_images = len(image_weights)
     total = build.num_steps(config, num_images=num_images)
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
-    train_step = build_train_step(config, model, tx)
+    train_step = build_train_step(config, model, tx, alpha)
     score = build_scorer(config, data, model, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
@@ -43,9 +46,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     with checkpoints:
         state = start(config, checkpoints, model, tx, mesh)
         first = int(state.step)
-        report.write_json(workdir / "config.json", config.to_dict())
+        record_start(config, workdir, balance(data, alpha, image_weights))
         print(f"{workdir}: {num_images} training images, from step {first} to {total}", flush=True)
-        batches = train_batches(config, data, start_step=first)
+        batches = train_batches(config, data, image_weights, start_step=first)
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
@@ -75,17 +78,40 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def build_train_step(
-    config: Config, model: nn.Module, tx: optax.GradientTransformation
+    config: Config,
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    alpha: Float64[np.ndarray, "k"],
 ) -> Callable[..., Any]:
     return steps.make_train_step(
         model,
         tx,
-        build.build_loss(config),
+        build.build_loss(config, alpha),
         augment=build.build_augment(config),
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
         key=jax.random.key(config.seed + 1),
     )
+
+
+def balance(
+    data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
+) -> dict[str, Any]:
+    """Returns, by class, alpha and the share of images that hold it, before and after sampling."""
+    pixels, _ = data.counts("train")
+    before = sampling.expected_shares(np.ones_like(image_weights), pixels)
+    after = sampling.expected_shares(image_weights, pixels)
+    alphas, before, after = (
+        dict(zip(data.classes, values.tolist(), strict=True)) for values in (alpha, before, after)
+    )
+    return {"alpha": alphas, "image_shares": {"before": before, "after": after}}
+
+
+def record_start(config: Config, workdir: Path, derived: dict[str, Any]) -> None:
+    """Writes config.json, with what was derived from the data beside the options, and prints it."""
+    if jax.process_index() == 0:
+        report.write_json(workdir / "config.json", {**config.to_dict(), "derived": derived})
+        print(report.format_balance(derived))
 
 
 def start(
@@ -109,15 +135,14 @@ def start(
 
 
 def train_batches(
-    config: Config, data: "Prepared", *, start_step: int
+    config: Config, data: "Prepared", image_weights: Float64[np.ndarray, "n"], *, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns this process's rows of the training stream from a step on."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
-    source = data.source("train")
     return pipeline.train_batches(
-        source,
-        index_of=partial(sampling.uniform_index, seed=config.seed, size=len(source)),
+        data.source("train"),
+        index_of=build.build_index(config, image_weights),
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,

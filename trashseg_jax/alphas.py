@@ -1,0 +1,76 @@
+"""Class weights for the loss, from how often each class occurs; 0 for one that never does.
+
+All take counts of the training split: pixels or annotations per image and class [n, k], or their
+sums [k]. Class 0 is the background.
+"""
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+Weights = Float64[np.ndarray, "k"]
+
+
+def class_counts(
+    pixels: Int64[np.ndarray, "n k"], annotations: Int64[np.ndarray, "n k"]
+) -> dict[str, Int64[np.ndarray, "k"]]:
+    """Returns each class's pixels, the images that it occurs in, and its annotations.
+
+    The background, which nobody annotates, counts as one annotation in each of its images.
+    """
+    images = (pixels > 0).sum(0)
+    return {
+        "pixels": pixels.sum(0),
+        "images": images,
+        "annotations": np.append(images[0], annotations.sum(0)[1:]),
+    }
+
+
+def annotation_ratio(annotations: Int64[np.ndarray, "k"]) -> Weights:
+    """The annotations of the most annotated class over those of each, rounded; background 1.
+
+    The "balanced alpha" of AIstage-segmentation.
+    """
+    objects = annotations[1:]
+    return np.append(1.0, np.round(_divide(objects.max(initial=0), objects)))
+
+
+def inverse_frequency(counts: Int64[np.ndarray, "k"], *, power: float) -> Weights:
+    """share^-power, scaled to a mean of 1 over what is counted, so that the loss keeps its scale.
+
+    With power 1 it is scikit-learn's "balanced": total / (number of classes x count).
+    """
+    share = counts / max(counts.sum(), 1)
+    raw = np.where(share > 0, np.where(share > 0, share, 1) ** -power, 0)
+    return raw / max((share * raw).sum(), np.finfo(float).tiny)
+
+
+def median_frequency(pixels: Int64[np.ndarray, "n k"]) -> Weights:
+    """median(f) / f, f being a class's pixels over all pixels of the images that it occurs in.
+
+    Eigen & Fergus 2015.
+    """
+    images = (pixels > 0) * pixels.sum(1, keepdims=True)
+    frequency = _divide(pixels.sum(0), images.sum(0))
+    occurs = frequency > 0
+    return _divide(np.median(frequency[occurs]) if occurs.any() else 0.0, frequency)
+
+
+def effective_number(counts: Int64[np.ndarray, "k"], *, beta: float) -> Weights:
+    """(1 - beta) / (1 - beta^count), scaled to a mean of 1 over the classes that occur.
+
+    Cui et al. 2019, section 4. Counts far above 1 / (1 - beta), as those of pixels are, all give
+    the same weight.
+    """
+    raw = _divide(1 - beta, 1 - beta**counts)
+    return raw * ((counts > 0).sum() / max(raw.sum(), np.finfo(float).tiny))
+
+
+def enet(pixels: Int64[np.ndarray, "k"]) -> Weights:
+    """1 / ln(1.02 + share of the pixels), from 1.4 to 50.5 (Paszke et al. 2016)."""
+    share = pixels / max(pixels.sum(), 1)
+    return np.where(share > 0, 1 / np.log(1.02 + share), 0.0)
+
+
+def _divide(part, whole) -> Weights:
+    """Divides; 0 where `whole` is 0."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), 0.0)
