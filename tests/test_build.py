@@ -1,6 +1,6 @@
 import pytest
 
-from configs import default
+from configs import default, dilated
 from trashseg_jax import build
 from trashseg_jax.errors import InputError
 
@@ -78,6 +78,8 @@ def test_ranges_must_be_two_ascending_positive_numbers(value):
     [
         ("model.encoder", lambda c: build.build_model(c, num_classes=3)),
         ("model.dtype", lambda c: build.build_model(c, num_classes=3)),
+        ("model.stem_pool", lambda c: build.build_model(c, num_classes=3)),
+        ("model.layer4", lambda c: build.build_model(c, num_classes=3)),
         ("loss.name", build.build_loss),
         ("optimizer.name", lambda c: build.build_optimizer(c, steps=9)),
         ("optimizer.schedule", lambda c: build.build_optimizer(c, steps=9)),
@@ -87,6 +89,17 @@ def test_ranges_must_be_two_ascending_positive_numbers(value):
 def test_unknown_names_are_refused_with_their_key(key, make):
     with pytest.raises(InputError, match=f"{key}.*must be one of"):
         make(resolved(**{key: "nonsense"}))
+
+
+@pytest.mark.parametrize("dataset", default.DATASETS)
+def test_dilated_config_replaces_the_pooling(dataset):
+    encoder = build.build_model(dilated.get_config(dataset), num_classes=11).encoder
+    assert (encoder.stem_pool, encoder.output_stride) == ("atrous", 16)
+
+
+def test_options_that_exclude_each_other_are_refused_before_the_run():
+    with pytest.raises(InputError, match=r"model\.output_stride=32"):
+        build.build_model(resolved(**{"model.stem_pool": "none"}), num_classes=11)
 
 
 def test_real_data_need_a_folder():

@@ -130,9 +130,19 @@ def data_folder(config: Config) -> Path:
 def build_model(config: Config, *, num_classes: int) -> nn.Module:
     model = config.model
     dtype = choose("model.dtype", model.dtype, DTYPES)
-    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)
+    choose("model.stem_pool", model.stem_pool, resnet.STEM_STRIDES)
+    choose("model.layer4", model.layer4, resnet.LAYER4_RATES)
+    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)(
+        width=model.width,
+        dtype=dtype,
+        output_stride=model.output_stride,
+        stem_pool=model.stem_pool,
+        layer4=model.layer4,
+        multi_grid=tuple(model.multi_grid),
+    )
+    encoder.plan()  # refuses options that exclude each other now, not when the run has begun
     return unet.UNet(
-        encoder=encoder(width=model.width, dtype=dtype),
+        encoder=encoder,
         num_classes=num_classes,
         decoder_features=tuple(model.decoder_features),
         dtype=dtype,
