@@ -14,7 +14,7 @@ import optax
 from trashseg_jax import losses, optim
 from trashseg_jax.data import augment, demo, taxonomy
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import resnet, unet
+from trashseg_jax.models import pretrained, resnet, unet
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -147,6 +147,14 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
         decoder_features=tuple(model.decoder_features),
         dtype=dtype,
     )
+
+
+def load_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
+    model = config.model
+    encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
+    encoder = pretrained.load_encoder(model.pretrained, encoder, layer4=model.layer4)
+    return {kind: {**tree, "encoder": encoder[kind]} for kind, tree in variables.items()}
 
 
 def build_loss(config: Config) -> Callable[..., Any]:
