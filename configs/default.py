@@ -20,6 +20,13 @@ def get_config(dataset: str = "demo") -> ConfigDict:
         {
             "encoder": "resnet34",  # resnet18, resnet34, resnet50
             "width": 64,  # features of the encoder's stem
+            # The four below are explained in docs/encoders.md.
+            "output_stride": 32,  # 16, 8: dilation in place of the last strides
+            "stem_pool": "max",  # atrous, none: features of twice the size, output_stride <= 16
+            "layer4": "standard",  # or reference_dilated
+            "multi_grid": (1, 1, 1),  # factors on the dilations of layer4's blocks
+            # A hub id (timm/resnet34.a1_in1k), a .safetensors or .pth file, or "": random weights.
+            "pretrained": "",
             "decoder_features": (256, 128, 64, 32, 16),
             "dtype": "bfloat16",  # of the convolutions; parameters are always float32
         }

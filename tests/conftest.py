@@ -24,7 +24,16 @@ from trashseg_jax.models import resnet, unet
 @pytest.fixture(scope="session")
 def tiny_model():
     """A U-Net of 4 to 32 features and one block a stage, with every part of the real one."""
-    encoder = resnet.ResNet((1, 1, 1, 1), resnet.BasicBlock, 4, jnp.float32)
+    encoder = resnet.ResNet(
+        (1, 1, 1, 1),
+        resnet.BasicBlock,
+        width=4,
+        dtype=jnp.float32,
+        output_stride=32,
+        stem_pool="max",
+        layer4="standard",
+        multi_grid=(1,),
+    )
     return unet.UNet(encoder, 11, (8, 8, 8, 8, 8), jnp.float32)
 
 

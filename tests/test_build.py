@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default, focal, focal_balanced
+from configs import default, dilated, focal, focal_balanced
 from trashseg_jax import build, losses
 from trashseg_jax.errors import InputError
 
@@ -103,6 +103,8 @@ def test_ranges_must_be_two_ascending_positive_numbers(value):
         ("loss.alpha", lambda c: build.build_alpha(c, DATA)),
         ("loss.alpha_counts", lambda c: build.build_alpha(c, DATA)),
         ("data.sampling.name", lambda c: build.build_image_weights(c, DATA)),
+        ("model.stem_pool", lambda c: build.build_model(c, num_classes=3)),
+        ("model.layer4", lambda c: build.build_model(c, num_classes=3)),
         ("optimizer.name", lambda c: build.build_optimizer(c, steps=9)),
         ("optimizer.schedule", lambda c: build.build_optimizer(c, steps=9)),
         ("data.normalize", build.build_normalize),
@@ -111,6 +113,17 @@ def test_ranges_must_be_two_ascending_positive_numbers(value):
 def test_unknown_names_are_refused_with_their_key(key, make):
     with pytest.raises(InputError, match=f"{key}.*must be one of"):
         make(resolved(**{key: "nonsense"}))
+
+
+@pytest.mark.parametrize("dataset", default.DATASETS)
+def test_dilated_config_replaces_the_pooling(dataset):
+    encoder = build.build_model(dilated.get_config(dataset), num_classes=11).encoder
+    assert (encoder.stem_pool, encoder.output_stride) == ("atrous", 16)
+
+
+def test_options_that_exclude_each_other_are_refused_before_the_run():
+    with pytest.raises(InputError, match=r"model\.output_stride=32"):
+        build.build_model(resolved(**{"model.stem_pool": "none"}), num_classes=11)
 
 
 def test_real_data_need_a_folder():

@@ -9,8 +9,18 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.models import resnet, unet
 
 
-def unet_of(encoder, *, width=64, decoder=(256, 128, 64, 32, 16), dtype=jnp.float32):
-    return unet.UNet(resnet.ENCODERS[encoder](width=width, dtype=dtype), 11, decoder, dtype)
+def encoder_of(name, *, width=64, dtype=jnp.float32, **options):
+    standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
+    options = {**standard, "multi_grid": (1, 1, 1), **options}
+    return resnet.ENCODERS[name](width=width, dtype=dtype, **options)
+
+
+def unet_of(name, *, decoder=(256, 128, 64, 32, 16), dtype=jnp.float32, **options):
+    return unet.UNet(encoder_of(name, dtype=dtype, **options), 11, decoder, dtype)
+
+
+def names_of(tree):
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def shapes_of(model, *image_shape):
@@ -41,14 +51,13 @@ def test_unet_with_resnet34_has_the_published_number_of_parameters():
     ],
 )
 def test_encoders_have_the_published_number_of_parameters(name, parameters):
-    variables, _ = shapes_of(resnet.ENCODERS[name](width=64, dtype=jnp.float32), 1, 64, 64, 3)
+    variables, _ = shapes_of(encoder_of(name), 1, 64, 64, 3)
     assert count(variables["params"]) == parameters
 
 
 @pytest.mark.parametrize(("name", "expansion"), [("resnet34", 1), ("resnet50", 4)])
 def test_features_are_at_strides_1_to_32(name, expansion):
-    encoder = resnet.ENCODERS[name](width=64, dtype=jnp.float32)
-    _, features = shapes_of(encoder, 2, 64, 96, 3)
+    _, features = shapes_of(encoder_of(name), 2, 64, 96, 3)
     channels = [3, 64, *(expansion * c for c in (64, 128, 256, 512))]
     expected = [(2, 64 >> i, 96 >> i, c) for i, c in enumerate(channels)]
     assert [f.shape for f in features] == expected
@@ -75,8 +84,10 @@ def test_bfloat16_really_computes_in_bfloat16():
 
 
 def test_sizes_that_are_no_multiple_of_32_are_refused_with_the_next():
-    with pytest.raises(InputError, match=r"100x64.*128x64"):
+    with pytest.raises(InputError, match=r"100x64.*of 32.*128x64"):
         shapes_of(unet_of("resnet18"), 1, 100, 64, 3)
+    with pytest.raises(InputError, match=r"100x64.*of 8.*104x64"):
+        shapes_of(unet_of("resnet18", output_stride=8), 1, 100, 64, 3)
 
 
 def test_stride_two_samples_the_pixels_that_pytorch_samples():
@@ -92,8 +103,12 @@ def test_stride_two_samples_the_pixels_that_pytorch_samples():
     np.testing.assert_allclose(layer.apply(variables, image), expected, atol=1e-5)
 
 
-def test_every_parameter_influences_the_logits():
-    model = unet_of("resnet18", width=4, decoder=(8, 8, 8, 8, 8))
+@pytest.mark.parametrize("stem_pool", ["max", "atrous"])
+def test_every_parameter_influences_the_logits(stem_pool):
+    stride = {"max": 32, "atrous": 16}[stem_pool]
+    model = unet_of(
+        "resnet18", width=4, decoder=(8, 8, 8, 8, 8), stem_pool=stem_pool, output_stride=stride
+    )
     image = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
     variables = model.init(jax.random.key(0), image, train=False)
 
@@ -108,3 +123,106 @@ def test_every_parameter_influences_the_logits():
         if not np.any(leaf)
     ]
     assert not silent
+
+
+# Strides of the five features, by hand: the stem's 2, then what pooling and stages add.
+STRIDES = [
+    ("max", 32, (2, 4, 8, 16, 32)),
+    ("max", 16, (2, 4, 8, 16, 16)),
+    ("max", 8, (2, 4, 8, 8, 8)),
+    ("atrous", 16, (2, 2, 4, 8, 16)),
+    ("none", 8, (2, 2, 4, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("stem_pool", "output_stride", "strides"), STRIDES)
+def test_options_set_the_strides_of_features_and_keep_the_size_of_logits(
+    stem_pool, output_stride, strides
+):
+    options = {"stem_pool": stem_pool, "output_stride": output_stride}
+    _, features = shapes_of(encoder_of("resnet18", **options), 1, 64, 96, 3)
+    assert [f.shape[1:3] for f in features[1:]] == [(64 // s, 96 // s) for s in strides]
+    _, logits = shapes_of(unet_of("resnet18", **options), 1, 64, 96, 3)
+    assert logits.shape == (1, 64, 96, 11)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_stride": 8},
+        {"stem_pool": "none", "output_stride": 16, "multi_grid": (1, 2, 4)},
+        {"layer4": "reference_dilated"},
+    ],
+)
+def test_options_keep_names_and_shapes_of_the_weights(options):
+    standard, _ = shapes_of(unet_of("resnet34"), 1, 32, 32, 3)
+    variables, _ = shapes_of(unet_of("resnet34", **options), 1, 32, 32, 3)
+    assert variables == standard
+
+
+def test_atrous_stem_only_adds_weights():
+    standard, _ = shapes_of(encoder_of("resnet34"), 1, 32, 32, 3)
+    atrous = encoder_of("resnet34", stem_pool="atrous", output_stride=16)
+    variables, _ = shapes_of(atrous, 1, 32, 32, 3)
+    added = names_of(variables["params"]) - names_of(standard["params"])
+    assert added
+    assert all("stem_atrous" in name for name in added)
+    assert names_of(standard) < names_of(variables)
+
+
+# From the papers' figures. ResNet-34 at stride 8: layer3 at rate 2 and layer4 at rate 4 (DeepLab),
+# the convolutions that had the strides at the rate before. Multi-grid (1, 2, 4) at stride 16 gives
+# layer4 the rates 2 x (1, 2, 4) (Chen et al. 2017, section 3.2.1).
+def test_dilation_takes_the_place_of_strides():
+    plan = encoder_of("resnet34", output_stride=8).plan()
+    assert plan[1] == [(2, (1, 1)), *[(1, (1, 1))] * 3]
+    assert plan[2] == [(1, (1, 2)), *[(1, (2, 2))] * 5]
+    assert plan[3] == [(1, (2, 4)), *[(1, (4, 4))] * 2]
+
+
+def test_multi_grid_multiplies_the_dilations_of_layer4():
+    plan = encoder_of("resnet34", output_stride=16, multi_grid=(1, 2, 4)).plan()
+    assert plan[3] == [(1, (1, 2)), (1, (4, 4)), (1, (8, 8))]
+    two_blocks = encoder_of("resnet18", output_stride=16, multi_grid=(1, 2, 4)).plan()
+    assert two_blocks[3] == plan[3][:2]
+
+
+def test_reference_dilated_dilates_layer4_and_keeps_its_stride():
+    plan = encoder_of("resnet34", layer4="reference_dilated").plan()
+    assert plan[:3] == encoder_of("resnet34").plan()[:3]
+    assert plan[3] == [(2, (2, 2)), (1, (2, 2)), (1, (2, 2))]
+
+
+@pytest.mark.parametrize("block", [resnet.BasicBlock, resnet.Bottleneck])
+def test_dilated_features_at_strided_positions_are_the_strided_ones(block):
+    """The same weights, evaluation BatchNorm: holds at the borders too, both are zero-padded."""
+    make = partial(resnet.ResNet, (1, 1, 2, 2), block, width=4, dtype=jnp.float32)
+    make = partial(make, stem_pool="max", layer4="standard", multi_grid=(1, 1))
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.normal(size=(1, 64, 96, 3)), jnp.float32)
+    shapes, _ = shapes_of(make(output_stride=32), *image.shape)
+    variables = jax.tree.map(lambda x: rng.uniform(0.1, 0.5, x.shape).astype("f"), shapes)
+    # Zero-mean kernels: features neither vanish nor grow over the layers.
+    variables["params"] = jax.tree.map(
+        lambda x: x - x.mean() if x.ndim == 4 else x, variables["params"]
+    )
+    strided = make(output_stride=32).apply(variables, image, train=False)
+    dilated = make(output_stride=8).apply(variables, image, train=False)
+    for a, b, step in zip(dilated[3:], strided[3:], (1, 2, 4), strict=True):
+        assert np.std(b) > 1e-3
+        np.testing.assert_allclose(a[:, ::step, ::step], b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"output_stride": 12}, "output_stride=12: must be one of 8, 16, 32"),
+        ({"stem_pool": "atrous"}, "output_stride=32: must be one of 8, 16 with .*'atrous'"),
+        ({"layer4": "reference_dilated", "output_stride": 8}, "reference_dilated.*set it to 32"),
+        ({"multi_grid": (1, 2)}, r"multi_grid=\(1, 2\).*3 blocks"),
+        ({"multi_grid": (1, 0, 2)}, "multi_grid"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options, line):
+    with pytest.raises(InputError, match=line):
+        encoder_of("resnet34", **options).plan()

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from trashseg_jax import alphas, losses, optim
 from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import resnet, unet
+from trashseg_jax.models import pretrained, resnet, unet
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -166,13 +166,31 @@ def data_folder(config: Config) -> Path:
 def build_model(config: Config, *, num_classes: int) -> nn.Module:
     model = config.model
     dtype = choose("model.dtype", model.dtype, DTYPES)
-    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)
+    choose("model.stem_pool", model.stem_pool, resnet.STEM_STRIDES)
+    choose("model.layer4", model.layer4, resnet.LAYER4_RATES)
+    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)(
+        width=model.width,
+        dtype=dtype,
+        output_stride=model.output_stride,
+        stem_pool=model.stem_pool,
+        layer4=model.layer4,
+        multi_grid=tuple(model.multi_grid),
+    )
+    encoder.plan()  # refuses options that exclude each other now, not when the run has begun
     return unet.UNet(
-        encoder=encoder(width=model.width, dtype=dtype),
+        encoder=encoder,
         num_classes=num_classes,
         decoder_features=tuple(model.decoder_features),
         dtype=dtype,
     )
+
+
+def load_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
+    model = config.model
+    encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
+    encoder = pretrained.load_encoder(model.pretrained, encoder, layer4=model.layer4)
+    return {kind: {**tree, "encoder": encoder[kind]} for kind, tree in variables.items()}
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:

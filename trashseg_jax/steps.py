@@ -29,6 +29,13 @@ class TrainState:
         """Returns the averaged weights where an average is kept, else the trained ones."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
+    def with_variables(self, variables: dict[str, Any]) -> "TrainState":
+        """Returns the state with other params and batch_stats, and so with another average."""
+        # Copied: donating one buffer under two names is an error.
+        ema = jax.tree.map(jnp.copy, variables) if self.ema else {}
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        return TrainState(self.step, params, batch_stats, self.opt_state, ema)
+
 
 def init_state(
     key: jax.Array, *, model: nn.Module, tx: optax.GradientTransformation, ema: bool

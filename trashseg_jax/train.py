@@ -121,7 +121,7 @@ def start(
     tx: optax.GradientTransformation,
     mesh: Mesh,
 ) -> steps.TrainState:
-    """Returns the latest checkpoint's state, or a new one where there is none."""
+    """Returns the latest checkpoint's state; where there is none a new one, perhaps pretrained."""
     step = checkpoints.latest_step
     if step is not None:
         return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
@@ -131,7 +131,12 @@ def start(
         # Runs once, and its random numbers take the compiler long to optimise.
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    return init(jax.random.key(config.seed))
+    state = init(jax.random.key(config.seed))
+    if not config.model.pretrained:
+        return state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = build.load_pretrained(config, variables)
+    return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 
 def train_batches(

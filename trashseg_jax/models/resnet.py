@@ -1,17 +1,34 @@
-"""ResNet encoders (He et al. 2016) that return the features a decoder needs."""
+"""ResNet encoders (He et al. 2016), dilated on demand, that return the features a decoder needs."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trashseg_jax.errors import InputError
+
 Features = list[Float[Array, "b _ _ _"]]
+Dilations = tuple[int, int]  # of a block's first 3x3 convolution and of those after it
 
 # Padding is explicit, never 'SAME': at stride 2 'SAME' samples other pixels than PyTorch's
 # convolutions do, and pretrained weights would give other features.
 conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
+
+
+def conv3(features: int, stride: int, dilation: int, *, dtype: Any, name: str) -> nn.Conv:
+    """Returns a 3x3 convolution whose padding keeps the size, but for the stride."""
+    return conv(
+        features,
+        (3, 3),
+        stride,
+        padding=dilation,
+        kernel_dilation=dilation,
+        dtype=dtype,
+        name=name,
+    )
 
 
 def make_norm(*, train: bool, dtype: Any) -> Callable[..., nn.BatchNorm]:
@@ -26,15 +43,18 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int
+    dilations: Dilations
     dtype: Any
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
         norm = make_norm(train=train, dtype=self.dtype)
-        conv3 = partial(conv, self.features, (3, 3), padding=1, dtype=self.dtype)
-        y = nn.relu(norm(name="bn1")(conv3(strides=self.stride, name="conv1")(x)))
-        y = norm(name="bn2")(conv3(name="conv2")(y))
+        first, second = self.dilations
+        y = conv3(self.features, self.stride, first, dtype=self.dtype, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv3(self.features, 1, second, dtype=self.dtype, name="conv2")(y)
+        y = norm(name="bn2")(y)
         return nn.relu(y + shortcut(x, y, self.stride, norm))
 
 
@@ -43,6 +63,7 @@ class Bottleneck(nn.Module):
 
     features: int
     stride: int
+    dilations: Dilations
     dtype: Any
     expansion = 4
 
@@ -51,7 +72,8 @@ class Bottleneck(nn.Module):
         norm = make_norm(train=train, dtype=self.dtype)
         y = conv(self.features, (1, 1), dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.features, (3, 3), self.stride, padding=1, dtype=self.dtype, name="conv2")(y)
+        dilation = self.dilations[0]
+        y = conv3(self.features, self.stride, dilation, dtype=self.dtype, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y))
         y = conv(4 * self.features, (1, 1), dtype=self.dtype, name="conv3")(y)
         y = norm(name="bn3")(y)
@@ -68,18 +90,46 @@ def shortcut(
     return norm(name="downsample_bn")(projection(x))
 
 
-class ResNet(nn.Module):
-    """A ResNet without its classifier.
+class AtrousBlock(nn.Module):
+    """Stands in for a pooling without its stride: parallel 3x3 convolutions of rising dilation.
 
-    Returns the input and five features at strides 2, 4, 8, 16 and 32, largest first. Submodules
-    bear the names of PyTorch's `state_dict`, so that weights convert key by key. `width` is the
-    number of features of the stem, 64 in the paper.
+    As DeepLabv3's pyramid (Chen et al. 2017, section 3.3): the branches are concatenated and
+    projected. The shortcut hands pretrained stages after it the features that they know.
+    """
+
+    dtype: Any
+    dilations = (1, 2, 4)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        norm = make_norm(train=train, dtype=self.dtype)
+        features, branches = x.shape[-1], []
+        for i, dilation in enumerate(self.dilations, 1):
+            y = conv3(features, 1, dilation, dtype=self.dtype, name=f"conv{i}")(x)
+            branches.append(nn.relu(norm(name=f"bn{i}")(y)))
+        y = jnp.concatenate(branches, axis=-1)  # b h w 3c
+        y = conv(features, (1, 1), dtype=self.dtype, name="project_conv")(y)
+        return nn.relu(x + norm(name="project_bn")(y))
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier; docs/encoders.md explains its options.
+
+    Returns the input and five features: the stem's at stride 2 and one a stage, the last at stride
+    `output_stride`; for 32 and the stem's pooling they are at 2, 4, 8, 16 and 32. Submodules bear
+    the names of PyTorch's `state_dict`, so that weights convert key by key, and no option but the
+    atrous stem adds or reshapes any. `width` is the number of features of the stem, 64 in the
+    paper.
     """
 
     blocks: tuple[int, int, int, int]
     block: type[BasicBlock] | type[Bottleneck]
     width: int
     dtype: Any
+    output_stride: int
+    stem_pool: str  # of STEM_STRIDES
+    layer4: str  # of LAYER4_RATES
+    multi_grid: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
@@ -88,16 +138,67 @@ class ResNet(nn.Module):
         x = conv(self.width, (7, 7), 2, padding=3, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
         features.append(x)  # b h/2 w/2 width
-        padding: Any = [(1, 1), (1, 1)]  # annotated as a string; pads with -inf
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=padding)
-        for stage, depth in enumerate(self.blocks):
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
+        if self.stem_pool == "max":
+            padding: Any = [(1, 1), (1, 1)]  # annotated as a string; pads with -inf
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=padding)
+        elif self.stem_pool == "atrous":
+            x = AtrousBlock(self.dtype, name="stem_atrous")(x, train=train)
+        for stage, plan in enumerate(self.plan()):
+            for i, (stride, dilations) in enumerate(plan):
                 name = f"layer{stage + 1}_{i}"
-                x = self.block(self.width * 2**stage, stride, self.dtype, name=name)(x, train=train)
-            features.append(x)  # at stride 2^(stage+2): width * 2^stage * expansion
+                block = self.block(self.width * 2**stage, stride, dilations, self.dtype, name=name)
+                x = block(x, train=train)
+            features.append(x)  # width * 2^stage * expansion
         return features
 
+    def plan(self) -> list[list[tuple[int, Dilations]]]:
+        """Returns stride and dilations of each stage's blocks.
+
+        A stride that would lead beyond `output_stride` becomes a dilation of all that follows. The
+        convolution that had the stride keeps the dilation before it: so each takes the pixels that
+        it took in the strided network (Chen et al. 2017, section 3.1).
+        """
+        self._check()
+        reached, dilation, plan = STEM_STRIDES[self.stem_pool], 1, []
+        for depth, stride in zip(self.blocks, (1, 2, 2, 2), strict=True):
+            before = dilation
+            if reached * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            reached *= stride
+            plan.append([(stride, (before, dilation))] + [(1, (dilation, dilation))] * (depth - 1))
+        factor = LAYER4_RATES[self.layer4]
+        plan[3] = [
+            (stride, (first * rate * factor, second * rate * factor))
+            for (stride, (first, second)), rate in zip(plan[3], self.multi_grid, strict=False)
+        ]
+        return plan
+
+    def _check(self) -> None:
+        """Raises InputError for options that exclude each other."""
+        natural = 8 * STEM_STRIDES[self.stem_pool]
+        possible = [stride for stride in OUTPUT_STRIDES if stride <= natural]
+        if self.output_stride not in possible:
+            raise InputError(
+                f"model.output_stride={self.output_stride}: must be one of "
+                f"{', '.join(map(str, possible))} with model.stem_pool={self.stem_pool!r}"
+            )
+        if self.layer4 == "reference_dilated" and self.output_stride != natural:
+            raise InputError(
+                f"model.layer4='reference_dilated' keeps layer4's stride, which "
+                f"model.output_stride={self.output_stride} replaces; set it to {natural}, or "
+                "model.layer4='standard'"
+            )
+        depth = self.blocks[3]
+        if len(self.multi_grid) < depth or min(self.multi_grid) < 1:
+            raise InputError(
+                f"model.multi_grid={self.multi_grid}: must hold a positive factor for each of "
+                f"layer4's {depth} blocks; {(1,) * depth} changes nothing"
+            )
+
+
+OUTPUT_STRIDES = (8, 16, 32)
+STEM_STRIDES = {"max": 4, "atrous": 2, "none": 2}  # of what follows the stem
+LAYER4_RATES = {"standard": 1, "reference_dilated": 2}
 
 ENCODERS = {
     "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),

@@ -11,7 +11,10 @@ from trashseg_jax.models.resnet import ResNet, conv, make_norm
 
 
 class UpBlock(nn.Module):
-    """Upsamples `x` by two, concatenates the skip if there is one, then two conv-BN-ReLU."""
+    """Upsamples `x` by two, concatenates the skip if there is one, then two conv-BN-ReLU.
+
+    A skip of `x`'s own size, as a dilated encoder gives, needs no upsampling.
+    """
 
     features: int
     dtype: Any
@@ -21,7 +24,8 @@ class UpBlock(nn.Module):
         self, x: Float[Array, "b h w c"], skip: Float[Array, "b H W s"] | None, *, train: bool
     ) -> Float[Array, "b H W f"]:
         norm = make_norm(train=train, dtype=self.dtype)
-        x = upsample(x)
+        if skip is None or skip.shape[1:3] != x.shape[1:3]:
+            x = upsample(x)
         if skip is not None:
             x = jnp.concatenate([x, skip], axis=-1)  # b H W c+s
         for i in (1, 2):
@@ -33,8 +37,9 @@ class UpBlock(nn.Module):
 class UNet(nn.Module):
     """Encoder, five up-blocks, 3x3 head.
 
-    `image` is normalised; its height and width must be multiples of 32. The logits are float32
-    whatever `dtype` the convolutions compute in; parameters and statistics are float32.
+    `image` is normalised; its height and width must be multiples of the encoder's output stride.
+    The logits are float32 whatever `dtype` the convolutions compute in; parameters and statistics
+    are float32.
     """
 
     encoder: ResNet
@@ -44,7 +49,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h w k"]:
-        check_size(*image.shape[1:3])
+        check_size(*image.shape[1:3], multiple=self.encoder.output_stride)
         _, *skips, x = self.encoder(image.astype(self.dtype), train=train)
         for i, features in enumerate(self.decoder_features):
             skip = skips.pop() if skips else None
@@ -60,11 +65,11 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def check_size(height: int, width: int) -> None:
-    """Raises InputError, naming the next possible size, unless both are multiples of 32."""
-    if height % 32 or width % 32:
-        up = [-(-side // 32) * 32 for side in (height, width)]
+def check_size(height: int, width: int, *, multiple: int) -> None:
+    """Raises InputError, naming the next possible size, unless both are multiples of `multiple`."""
+    if height % multiple or width % multiple:
+        up = [-(-side // multiple) * multiple for side in (height, width)]
         raise InputError(
-            f"image size {height}x{width}: height and width must be multiples of 32; "
-            f"resize or pad to {up[0]}x{up[1]}"
+            f"image size {height}x{width}: height and width must be multiples of {multiple}, the "
+            f"encoder's output stride; resize or pad to {up[0]}x{up[1]}"
         )

@@ -1,0 +1,240 @@
+"""The same weights in PyTorch give the same features and logits.
+
+The peers are written here, with the module names whose keys torchvision, timm and
+segmentation_models_pytorch publish: installing those would need torchvision, which the CPU build of
+PyTorch lacks.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from trashseg_jax.errors import InputError
+from trashseg_jax.models import pretrained, resnet, unet
+
+reason = "PyTorch is not installed: pip install -r requirements-parity.txt"
+torch = pytest.importorskip("torch", reason=reason)
+nn = torch.nn
+
+WIDTH = 8
+DECODER = (32, 16, 16, 8, 8)
+STANDARD = {"output_stride": 32, "stem_pool": "max", "layer4": "standard", "multi_grid": (1, 1)}
+ENCODERS = [
+    (resnet.BasicBlock, (2, 1, 2, 2), {}),
+    (resnet.Bottleneck, (1, 2, 1, 2), {}),
+    (resnet.BasicBlock, (1, 1, 2, 2), {"output_stride": 8, "multi_grid": (1, 2)}),
+    (resnet.Bottleneck, (1, 1, 2, 2), {"output_stride": 16}),
+    (resnet.BasicBlock, (1, 1, 1, 2), {"layer4": "reference_dilated"}),
+]
+
+
+class TorchBlock(nn.Module):
+    """torchvision's BasicBlock and Bottleneck, with timm's two dilations."""
+
+    def __init__(self, before, features, stride, dilations, *, bottleneck):
+        super().__init__()
+        conv = partial(nn.Conv2d, bias=False)
+        conv3 = partial(conv, kernel_size=3)
+        first, second = dilations
+        strided = {"stride": stride, "padding": first, "dilation": first}
+        out = 4 * features if bottleneck else features
+        if bottleneck:
+            self.conv1 = conv(before, features, 1)
+            self.conv2 = conv3(features, features, **strided)
+            self.conv3 = conv(features, out, 1)
+            self.bn3 = nn.BatchNorm2d(out)
+        else:
+            self.conv1 = conv3(before, features, **strided)
+            self.conv2 = conv3(features, features, padding=second, dilation=second)
+        self.bn1, self.bn2 = nn.BatchNorm2d(features), nn.BatchNorm2d(features)
+        self.downsample = nn.Identity()
+        if stride != 1 or before != out:
+            self.downsample = nn.Sequential(conv(before, out, 1, stride), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = torch.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if hasattr(self, "conv3"):
+            y = self.bn3(self.conv3(torch.relu(y)))
+        return torch.relu(y + self.downsample(x))
+
+
+class TorchResNet(nn.Module):
+    """A ResNet whose blocks have the strides and dilations that `plan` lists."""
+
+    def __init__(self, plan, *, bottleneck):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, WIDTH, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTH)
+        before = WIDTH
+        for stage, blocks in enumerate(plan):
+            layer = nn.Sequential()
+            for stride, dilations in blocks:
+                features = WIDTH * 2**stage
+                layer.append(TorchBlock(before, features, stride, dilations, bottleneck=bottleneck))
+                before = features * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage + 1}", layer)
+
+    def forward(self, x):
+        features = [x, torch.relu(self.bn1(self.conv1(x)))]
+        x = nn.functional.max_pool2d(features[1], 3, 2, 1)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+class TorchUpBlock(nn.Module):
+    def __init__(self, before, skip, features):
+        super().__init__()
+        self.conv1 = self.conv(before + skip, features)
+        self.conv2 = self.conv(features, features)
+
+    @staticmethod
+    def conv(before, features):
+        conv = nn.Conv2d(before, features, 3, padding=1, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(features), nn.ReLU())
+
+    def forward(self, x, skip):
+        x = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
+        return self.conv2(self.conv1(x))
+
+
+class TorchUNet(nn.Module):
+    """segmentation_models_pytorch's U-Net on a BasicBlock ResNet."""
+
+    def __init__(self, plan):
+        super().__init__()
+        self.encoder = TorchResNet(plan, bottleneck=False)
+        befores = [8 * WIDTH, *DECODER[:-1]]
+        skips = [4 * WIDTH, 2 * WIDTH, WIDTH, WIDTH, 0]
+        blocks = map(TorchUpBlock, befores, skips, DECODER)
+        self.decoder = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+        self.segmentation_head = nn.Sequential(nn.Conv2d(DECODER[-1], 11, 3, padding=1))
+
+    def forward(self, x):
+        _, *skips, x = self.encoder(x)
+        for block in self.decoder["blocks"]:
+            x = block(x, skips.pop() if skips else None)
+        return self.segmentation_head(x)
+
+
+def randomize(model):
+    """Gives every weight and statistic a random value and returns the state_dict in NumPy."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=generator)
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1, generator=generator)
+            module.bias.data.normal_(0, 0.1, generator=generator)
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return {name: value.numpy() for name, value in model.eval().state_dict().items()}
+
+
+def zeros(model, image):
+    shapes = jax.eval_shape(partial(model.init, jax.random.key(0), train=False), image)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def random_image(height, width):
+    image = np.random.default_rng(1).normal(size=(2, height, width, 3)).astype(np.float32)
+    return jnp.asarray(image), torch.tensor(image.transpose(0, 3, 1, 2))
+
+
+def largest_error(ours, theirs):
+    """Of tensors b h w c and b c h w, relative to the largest value."""
+    theirs = theirs.detach().numpy().transpose(0, 2, 3, 1)
+    assert ours.shape == theirs.shape
+    error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+    print(f"largest error relative to the largest value: {error:.2e}")
+    return error
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (75, 97)])
+@pytest.mark.parametrize(("block", "depths", "options"), ENCODERS)
+def test_resnet_features_are_pytorchs(block, depths, options, height, width, tmp_path):
+    options = {**STANDARD, **options}
+    ours = resnet.ResNet(depths, block, width=WIDTH, dtype=jnp.float32, **options)
+    theirs = TorchResNet(ours.plan(), bottleneck=block is resnet.Bottleneck)
+    save_file(randomize(theirs), tmp_path / "weights.safetensors")
+    image, tensor = random_image(height, width)
+    # The convolutions that "reference_dilated" leaves fresh are loaded here too.
+    variables = pretrained.load_encoder(
+        str(tmp_path / "weights.safetensors"), zeros(ours, image), layer4="standard"
+    )
+    features = ours.apply(variables, image, train=False)
+    for ours_at, theirs_at in zip(features, theirs(tensor), strict=True):
+        assert largest_error(ours_at, theirs_at) < 1e-4
+
+
+def test_unet_logits_are_those_of_segmentation_models_pytorch():
+    encoder = resnet.ResNet(
+        (2, 1, 2, 2), resnet.BasicBlock, width=WIDTH, dtype=jnp.float32, **STANDARD
+    )
+    ours = unet.UNet(encoder, 11, DECODER, jnp.float32)
+    theirs = TorchUNet(encoder.plan())
+    weights = randomize(theirs)
+    image, tensor = random_image(64, 96)
+    leaves = traverse_util.flatten_dict(zeros(ours, image))
+    leaves = {path: take(weights, unet_name(path)) for path in leaves}
+    assert all(name.endswith("num_batches_tracked") for name in weights)  # the others were taken
+    logits = ours.apply(traverse_util.unflatten_dict(leaves), image, train=False)
+    assert largest_error(logits, theirs(tensor)) < 1e-4
+
+
+def take(weights, name):
+    """Takes a weight out of the state_dict, in Flax's layout."""
+    weight = weights.pop(name)
+    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight
+
+
+def unet_name(path):
+    """The key of a leaf in segmentation_models_pytorch's state_dict."""
+    kind, part, *rest = path
+    if part == "encoder":
+        return "encoder." + pretrained.torch_name((kind, *rest))
+    leaf = pretrained.LEAVES[rest[-1]]
+    if part == "head":
+        return f"segmentation_head.0.{leaf}"
+    module = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv2.0", "bn2": "conv2.1"}[rest[0]]
+    return f"decoder.blocks.{int(part.removeprefix('up')) - 1}.{module}.{leaf}"
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_pth_files_are_read(tmp_path, nested):
+    weights = {"conv1.weight": torch.ones(2, 3, 7, 7, dtype=torch.float16)}
+    torch.save({"state_dict": weights} if nested else weights, tmp_path / "weights.pth")
+    read = pretrained.read(str(tmp_path / "weights.pth"))
+    np.testing.assert_array_equal(read["conv1.weight"], np.ones((2, 3, 7, 7), np.float32))
+
+
+class Payload:
+    """Unpickling it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_code_in_pth_files_is_not_run(tmp_path):
+    torch.save({"conv1.weight": Payload(str(tmp_path / "ran"))}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match=r"weights\.pth: is no file of weights alone"):
+        pretrained.read(str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pth_files_that_hold_other_than_tensors_are_refused(tmp_path):
+    torch.save({"conv1.weight": torch.ones(1), "epoch": 3}, tmp_path / "weights.pth")
+    with pytest.raises(InputError, match="'epoch' is no tensor"):
+        pretrained.read(str(tmp_path / "weights.pth"))
