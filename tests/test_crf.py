@@ -132,6 +132,9 @@ def test_pool_gives_each_image_its_own_result(workers):
     with crf.CrfPool(workers, OPTIONS) as pool:
         futures = [pool.submit(*pair) for pair in scenes]
         results = [future.result() for future in futures]
+        if pool._executor:
+            loaded = "{'jax', 'tensorflow'} & set(__import__('sys').modules)"
+            assert pool._executor.submit(eval, loaded).result() == set()
     for pair, result in zip(scenes, results, strict=True):
         np.testing.assert_array_equal(result, crf.refine(*pair, **OPTIONS))
 
