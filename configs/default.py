@@ -58,6 +58,20 @@ def get_config(dataset: str = "demo") -> ConfigDict:
     config.eval = ConfigDict(
         {"batch_size": 16, "split": "val", "checkpoint": "latest", "common_share": 0.001}
     )
+    # Refines the final evaluation's predictions (pydensecrf, see docs/crf.md). A sxy is in pixels
+    # of the scaled image, srgb in grey levels of 0..255; a compat of 0 leaves its term out.
+    config.crf = ConfigDict(
+        {
+            "enabled": False,
+            "iterations": 10,
+            "gaussian_sxy": 3.0,
+            "gaussian_compat": 3.0,
+            "bilateral_sxy": 80.0,
+            "bilateral_srgb": 13.0,
+            "bilateral_compat": 10.0,
+            "workers": -1,  # processes; -1: one a core, 0: none, refines between the batches
+        }
+    )
     config.recipes = _recipes()
     if dataset == "demo":
         _shrink(config)
@@ -158,6 +172,7 @@ def _shrink(config: ConfigDict) -> None:
     config.optimizer.update({"learning_rate": 3e-3, "warmup_steps": 100})
     config.train.update({"steps": 1000, "epochs": 0.0, "batch_size": 8, "ema_decay": 0.99})
     config.train.update({"eval_every": 250, "checkpoint_every": 250})
+    config.crf.update({"gaussian_sxy": 1.0, "bilateral_sxy": 15.0})  # the same share of 96 pixels
     # A training this short fits too little rather than too much.
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
     config.data.augment.update({"crop_area": (0.8, 1.0), **off})

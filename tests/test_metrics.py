@@ -28,6 +28,15 @@ def test_confusion_matrix_equals_counting_pixel_by_pixel():
     np.testing.assert_array_equal(actual, expected)
 
 
+def test_counts_on_the_host_equal_those_on_the_device():
+    labels, predictions = random_maps()
+    expected = metrics.confusion_matrix(
+        jnp.asarray(labels), jnp.asarray(predictions), num_classes=K
+    )
+    actual = metrics.count_confusion(labels, predictions, num_classes=K)
+    np.testing.assert_array_equal(actual, expected)
+
+
 def test_iou_and_dice_are_set_sizes():
     label, prediction = random_maps((6, 7))
     confusion = brute_force(label, prediction)

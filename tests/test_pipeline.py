@@ -157,6 +157,18 @@ def test_evaluation_sees_every_record_once_in_order_and_masks_the_filling():
     assert np.all(labels[~mask] == 255)
 
 
+def test_size_is_that_of_the_content():
+    """20 + i by 40 pixels, the longer side scaled to 16: 8 + 0.4 i rows, all of value i."""
+    for batch in eval_batches():
+        for image, (height, width), record_id, valid in zip(
+            batch["image"], batch["size"], batch["id"], batch["mask"], strict=True
+        ):
+            assert (height, width) == (round((20 + record_id - 100) * 0.4), 16)
+            expected = np.zeros((SIZE, SIZE), int)
+            expected[:height, :width] = record_id - 100
+            assert not valid or np.array_equal(image[..., 0], expected)
+
+
 def test_evaluation_on_two_processes_covers_the_same_records():
     whole = eval_batches()
     halves = zip(eval_batches((0, 2)), eval_batches((1, 2)), strict=True)

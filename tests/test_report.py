@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -53,6 +54,30 @@ def test_balance_shows_alpha_and_shares_by_class():
     ]
 
 
+def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
+    refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
+    crf = metrics.summarize(refined, classes=CLASSES, common_share=0.0)
+    report.write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
+    page = (tmp_path / "report.html").read_text()
+    # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
+    rows = {
+        "Background": ("0.9375", "0.9583", "+0.0208"),
+        "Metal": ("0.4000", "0.5000", "+0.1000"),
+        "Glass<i>": ("absent", "absent"),
+        "mIoU": ("0.6687", "0.7292", "+0.0604"),
+    }
+    table = {line[:10].strip(): line[10:].split() for line in _lines(figures(crf=crf))}
+    for name, cells in rows.items():
+        assert tuple(table[name][: len(cells)]) == cells
+        assert f"<td>{name.replace('<i>', '&lt;i&gt;')}<td>{'<td>'.join(cells)}<td>" in page
+    assert table["class"][:3] == ["IoU", "CRF", "change"]
+    assert "<th>IoU<th>CRF<th>change<th>" in page
+
+
+def _lines(found):
+    return report.format_table(found).splitlines()
+
+
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
     found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
     report.write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
@@ -77,6 +102,19 @@ def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
             expected = expected.copy()
             expected[0] = 128
         np.testing.assert_array_equal(panel, expected)
+
+
+def test_refined_prediction_is_a_fourth_panel(tmp_path):
+    one = sample()
+    refined = (one.prediction + 1) % 3
+    one = dataclasses.replace(one, refined=refined)
+    report.save_samples(tmp_path / "sheet.png", [one, one], classes=CLASSES)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    pitch, scale = report.CELL + report.MARGIN, report.CELL // 32
+    for second in (0, 1):
+        left = report.MARGIN + 3 * pitch + second * (4 * pitch + 2 * report.MARGIN)
+        panel = sheet[24 : 24 + report.CELL : scale, left : left + report.CELL : scale]
+        np.testing.assert_array_equal(panel, taxonomy.palette(3)[refined])
 
 
 def test_sheet_without_samples_is_not_written(tmp_path):

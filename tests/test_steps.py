@@ -108,12 +108,13 @@ def test_without_average_the_trained_weights_are_evaluated(tiny_model):
 
 
 def test_eval_step_counts_valid_rows_only(tiny_model):
-    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11)
+    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11, probs=False)
     state = new_state(tiny_model, mesh_of(1))
     mask = np.arange(8) < 5
     label = np.where(np.arange(32) < 10, 255, BATCH["label"]).astype(np.uint8)
     batch = {"image": BATCH["image"], "label": label, "mask": mask}
-    predictions, confusion = eval_step(state.eval_variables(), batch)
+    outputs = eval_step(state.eval_variables(), batch)
+    predictions, confusion = outputs["prediction"], outputs["confusion"]
     assert not np.any(confusion[5:])
     expected = np.zeros((5, 11, 11), int)
     for i, row, column in np.argwhere(label[:5] != 255):
@@ -122,12 +123,27 @@ def test_eval_step_counts_valid_rows_only(tiny_model):
 
 
 def test_evaluation_of_a_row_does_not_depend_on_its_batch(tiny_model):
-    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11)
+    eval_step = steps.make_eval_step(tiny_model, normalize=NORMALIZE, num_classes=11, probs=False)
     variables = new_state(tiny_model, mesh_of(1)).eval_variables()
     batch = {**BATCH, "mask": np.ones(8, bool)}
-    _, whole = eval_step(variables, batch)
-    _, part = eval_step(variables, {k: np.roll(v, 3, 0) for k, v in batch.items()})
+    whole = eval_step(variables, batch)["confusion"]
+    part = eval_step(variables, {k: np.roll(v, 3, 0) for k, v in batch.items()})["confusion"]
     np.testing.assert_array_equal(np.roll(part, -3, 0), whole)
+
+
+def test_probabilities_are_given_only_when_asked_for_and_are_the_predictions(tiny_model):
+    """On four devices, whose rows come back in order."""
+    make = partial(steps.make_eval_step, tiny_model, normalize=NORMALIZE, num_classes=11)
+    mesh = mesh_of(4)
+    variables = new_state(tiny_model, mesh).eval_variables()
+    batch = sharding.shard_batch({**BATCH, "mask": np.ones(8, bool)}, mesh)
+    outputs = make(probs=True)(variables, batch)
+    probs = sharding.local_rows(outputs["probs"])
+    assert probs.shape == (8, 32, 32, 11)
+    np.testing.assert_array_equal(probs, outputs["probs"])
+    np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(probs.argmax(-1), outputs["prediction"])
+    assert "probs" not in jax.eval_shape(make(probs=False), variables, batch)
 
 
 @pytest.mark.parametrize(("size", "hint"), [(6, "4 or 8"), (3, "use 4"), (0, "use 4")])

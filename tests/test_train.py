@@ -1,7 +1,9 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
+import importlib.util
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -133,6 +135,33 @@ def test_evaluate_scores_the_checkpoint_as_training_did(whole_run, tiny_config):
     assert evaluate.evaluate(config, workdir) == figures
     config.eval.split = "train"
     assert evaluate.evaluate(config, workdir)["num_images"] == 12
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("pydensecrf") is None,
+    reason="pydensecrf2 is not installed (see requirements.txt)",
+)
+def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config, tmp_path):
+    """As the end of a training, in this process, and as an evaluation, in two others."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    log = read_log(workdir)
+    config = tiny_config()
+    config.crf.update({"enabled": True, "iterations": 2, "workers": 0})
+    figures = train.train(config, workdir)
+    refined = figures.pop("crf")
+    assert figures == whole_run[1]
+    assert {"miou", "iou", "confusion"} < refined.keys() < figures.keys()
+    # The same pixels of truth, counted under other predictions.
+    raw, after = np.array(figures["confusion"]), np.array(refined["confusion"])
+    np.testing.assert_array_equal(after.sum(1), raw.sum(1))
+    assert np.any(after != raw)
+    assert json.loads((workdir / "metrics.json").read_text())["crf"] == refined
+    assert Image.open(workdir / "samples.png").width > 8 * 160  # rows of two times four panels
+    assert "<th>CRF<th>change" in (workdir / "report.html").read_text()
+    assert read_log(workdir) == log
+
+    config.crf.workers = 2
+    assert evaluate.evaluate(config, workdir)["crf"] == refined
 
 
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):

@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from trashseg_jax import alphas, losses, optim
+from trashseg_jax import alphas, crf, losses, optim
 from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet, unet
@@ -308,6 +308,23 @@ def build_augment(config: Config) -> Callable[..., Any]:
         contrast=options.contrast,
         saturation=options.saturation,
     )
+
+
+def build_crf(config: Config) -> crf.CrfPool:
+    """Returns a pool that is not started yet; raises InputError where it could not work."""
+    options = config.crf.to_dict()
+    del options["enabled"]
+    workers = options.pop("workers")
+    if workers < -1:
+        raise InputError(f"config.crf.workers={workers}: must be 0 or more, or -1 for all cores")
+    for key, value in options.items():
+        if value < 0 or (value == 0 and not key.endswith("compat")):
+            raise InputError(
+                f"config.crf.{key}={value}: must be positive; to leave a term out, set its "
+                "compat to 0"
+            )
+    crf.import_densecrf()
+    return crf.CrfPool(workers, options)
 
 
 def build_normalize(config: Config) -> Callable[..., Any]:

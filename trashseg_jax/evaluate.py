@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +12,18 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Integer
+from jaxtyping import Float32, Integer
 from tqdm import tqdm
 
-from trashseg_jax import build, metrics, report, sharding, steps
+from trashseg_jax import build, crf, metrics, report, sharding, steps
 from trashseg_jax.build import Config
 from trashseg_jax.checkpoint import Checkpoints
 from trashseg_jax.errors import InputError
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
+
+Batch = dict[str, Any]
 
 NUM_SAMPLES = 12
 
@@ -31,6 +34,7 @@ class Evaluation:
 
     ids: Integer[np.ndarray, "n"]
     confusion: Integer[np.ndarray, "n k k"]
+    refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
     samples: list[report.Sample]
 
 
@@ -41,7 +45,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
     state = restore(config, workdir, model, tx, mesh)
-    score = build_scorer(config, data, model, mesh)
+    score = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
     return write_reports(config, workdir, data, score(state), step=int(state.step))
 
 
@@ -73,17 +77,19 @@ def abstract_state(
 
 
 def build_scorer(
-    config: Config, data: "Prepared", model: nn.Module, mesh: Mesh
+    config: Config, data: "Prepared", model: nn.Module, mesh: Mesh, *, refine: bool
 ) -> Callable[[steps.TrainState], Evaluation]:
-    """Returns a function that scores a state on the split `eval.split`."""
+    """Returns a function that scores a state on the split `eval.split`, with the CRF or not."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
     sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     source = data.source(config.eval.split)
+    num_classes = len(data.classes)
     eval_step = steps.make_eval_step(
-        model, normalize=build.build_normalize(config), num_classes=len(data.classes)
+        model, normalize=build.build_normalize(config), num_classes=num_classes, probs=refine
     )
     total = -(-len(source) // config.eval.batch_size)
+    pool = build.build_crf(config) if refine else None
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
 
     def score(state: steps.TrainState) -> Evaluation:
@@ -94,61 +100,112 @@ def build_scorer(
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        return score_batches(
-            eval_step, state.eval_variables(), batches, mesh, sample_at=chosen, num_batches=total
-        )
+        scored = score_batches(eval_step, state.eval_variables(), batches, mesh)
+        if pool is None:
+            return collect(scored, sample_at=chosen, num_batches=total)
+        with pool:
+            refined = refine_batches(scored, pool, num_classes=num_classes)
+            return collect(refined, sample_at=chosen, num_batches=total)
 
     return score
 
 
 def score_batches(
-    eval_step: Callable[..., Any],
-    variables: Any,
-    batches: Iterator[dict[str, np.ndarray]],
-    mesh: Mesh,
-    *,
-    sample_at: Integer[np.ndarray, "s"],
-    num_batches: int,
+    eval_step: Callable[..., Any], variables: Any, batches: Iterator[Batch], mesh: Mesh
+) -> Iterator[Batch]:
+    """Adds the eval step's outputs, still on the device, to each batch."""
+    for batch in batches:
+        arrays = {key: batch[key] for key in ("image", "label", "mask")}
+        yield {**batch, **eval_step(variables, sharding.shard_batch(arrays, mesh))}
+
+
+def refine_batches(
+    scored: Iterator[Batch], pool: crf.CrfPool, *, num_classes: int
+) -> Iterator[Batch]:
+    """Replaces `probs` by `refined` u8[b,h,w] and `refined_confusion` i64[b,k,k].
+
+    Each batch comes out after the next one went in: the pool never waits for the device.
+    """
+    waiting: list[tuple[Batch, list[Future]]] = []
+    for batch in scored:
+        waiting.append((batch, submit_rows(pool, batch, sharding.local_rows(batch.pop("probs")))))
+        if len(waiting) == 2:
+            yield with_refined(*waiting.pop(0), num_classes=num_classes)
+    for batch, futures in waiting:
+        yield with_refined(batch, futures, num_classes=num_classes)
+
+
+def submit_rows(
+    pool: crf.CrfPool, batch: Batch, probs: Float32[np.ndarray, "b h w k"]
+) -> list[Future]:
+    """Hands the valid rows to the pool without their padding, which would pull at the edge."""
+    futures = []
+    for row in np.flatnonzero(batch["mask"]):
+        height, width = batch["size"][row]
+        futures.append(
+            pool.submit(probs[row, :height, :width], batch["image"][row, :height, :width])
+        )
+    return futures
+
+
+def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Batch:
+    """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label."""
+    refined = np.zeros_like(batch["label"])
+    for row, future in zip(np.flatnonzero(batch["mask"]), futures, strict=True):
+        height, width = batch["size"][row]
+        refined[row, :height, :width] = future.result()
+    confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
+    return {**batch, "refined": refined, "refined_confusion": confusion}
+
+
+def collect(
+    scored: Iterator[Batch], *, sample_at: Integer[np.ndarray, "s"], num_batches: int
 ) -> Evaluation:
     """Returns ids and confusion matrices of all valid rows, and samples at the places named.
 
-    With several processes the samples are those among this process's rows.
+    With several processes the samples are left out.
     """
-    ids, confusions, samples, place = [], [], [], 0
-    for batch in tqdm(batches, "Evaluating", num_batches, leave=False, unit="batch"):
-        arrays = sharding.shard_batch({k: v for k, v in batch.items() if k != "id"}, mesh)
-        predictions, confusion = eval_step(variables, arrays)
-        ids.append(batch["id"])
-        confusions.append((confusion, arrays["mask"]))  # fetched at the end: no waiting here
+    kept: dict[str, list] = {}
+    samples, place = [], 0
+    for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch"):
+        for key in batch.keys() & {"id", "mask", "confusion", "refined_confusion"}:
+            kept.setdefault(key, []).append(batch[key])  # fetched at the end: no waiting here
         rows = np.flatnonzero(np.isin(place + np.arange(len(batch["id"])), sample_at))
         if rows.size and jax.process_count() == 1:
-            fetched = np.asarray(predictions[rows])
-            samples += [
-                report.Sample(batch["image"][r], batch["label"][r], p)
-                for r, p in zip(rows, fetched, strict=True)
-            ]
+            samples += take_samples(batch, rows)
         place += len(batch["id"])
-    return gather(ids, confusions, samples)
+    return gather(kept, samples)
 
 
-def gather(ids: list, confusions: list, samples: list) -> Evaluation:
+def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[report.Sample]:
+    predictions = np.asarray(batch["prediction"][rows])
+    refined = batch["refined"][rows] if "refined" in batch else [None] * len(rows)
+    pictures = zip(batch["image"][rows], batch["label"][rows], predictions, refined, strict=True)
+    return [report.Sample(*four) for four in pictures]
+
+
+def gather(kept: dict[str, list], samples: list[report.Sample]) -> Evaluation:
     """Joins the batches of all processes and drops the rows that only fill up the last one."""
-    all_ids = np.concatenate([sharding.to_host(i) for i in ids])
-    fetched = [sharding.to_host(pair) for pair in confusions]
-    mask = np.concatenate([m for _, m in fetched])
-    confusion = np.concatenate([c for c, _ in fetched])
-    return Evaluation(all_ids[mask], confusion[mask], samples)
+    joined = {
+        key: np.concatenate([sharding.to_host(value) for value in kept[key]])
+        for key in sorted(kept)  # the processes must agree on the order
+    }
+    valid = {key: value[joined["mask"]] for key, value in joined.items()}
+    return Evaluation(valid["id"], valid["confusion"], valid.get("refined_confusion"), samples)
 
 
 def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int) -> dict[str, Any]:
     """Returns the figures of an evaluation as metrics.json holds them."""
+    summary = partial(
+        metrics.summarize, classes=data.classes, common_share=config.eval.common_share
+    )
+    refined = result.refined_confusion
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
         "step": step,
-        **metrics.summarize(
-            result.confusion, classes=data.classes, common_share=config.eval.common_share
-        ),
+        **summary(result.confusion),
+        **({} if refined is None else {"crf": summary(refined)}),
         "skipped": data.problems,
         "clipped_annotations": data.clipped,
     }

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, UInt8
 
 
 def confusion_matrix(
@@ -20,6 +20,21 @@ def confusion_matrix(
     truth = jax.nn.one_hot(labels.reshape(batch, -1), num_classes)  # b n k
     hit = jax.nn.one_hot(predictions.reshape(batch, -1), num_classes)
     return jnp.einsum("bnk,bnl->bkl", truth, hit).astype(jnp.int32)
+
+
+def count_confusion(
+    labels: UInt8[np.ndarray, "b h w"],
+    predictions: UInt8[np.ndarray, "b h w"],
+    *,
+    num_classes: int,
+) -> Integer[np.ndarray, "b k k"]:
+    """Counts on the host what `confusion_matrix` counts on the device."""
+    rows = np.arange(len(labels))[:, None, None]
+    pairs = (rows * num_classes + labels) * num_classes + predictions
+    counts = np.bincount(
+        pairs[labels < num_classes], minlength=len(labels) * num_classes * num_classes
+    )
+    return counts.reshape(-1, num_classes, num_classes)
 
 
 def iou(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:

@@ -27,6 +27,7 @@ class Sample:
     image: UInt8[np.ndarray, "h w 3"]
     label: UInt8[np.ndarray, "h w"]
     prediction: UInt8[np.ndarray, "h w"]
+    refined: UInt8[np.ndarray, "h w"] | None = None  # by the CRF
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,13 +45,16 @@ def write_text(path: Path, text: str) -> None:
 def format_table(figures: dict[str, Any]) -> str:
     """Returns metrics.json's figures as a table for the terminal."""
     width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
-    lines = [f"{'class':<{width}}     IoU  share of pixels"]
+    head = "".join(f"  {title:>6}" for title in score_titles(figures))
+    lines = [f"{'class':<{width}}{head}  share of pixels"]
     for name, value in figures["iou"].items():
-        score, share = "absent" if value is None else f"{value:.4f}", figures["pixel_share"][name]
+        cells = "".join(f"  {cell:>6}" for cell in class_scores(figures, name))
+        share = figures["pixel_share"][name]
         note = "" if value != 0 else "  never hit" if share else "  not in the truth"
-        lines.append(f"{name:<{width}}  {score:>6}  {share:8.2%}{note}")
+        lines.append(f"{name:<{width}}{cells}  {share:8.2%}{note}")
     for key, name in SUMMARY.items():
-        lines.append(f"{name:<{width}}  {format_number(figures[key])}")
+        cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
+        lines.append(f"{name:<{width}}{cells}")
     lines.append(
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
         f"step {figures['step']}"
@@ -87,14 +91,43 @@ SUMMARY = {
 }
 
 
+def score_titles(figures: dict[str, Any]) -> list[str]:
+    return ["IoU", "CRF", "change"] if "crf" in figures else ["IoU"]
+
+
+def class_scores(figures: dict[str, Any], name: str) -> list[str]:
+    """Returns a class's IoU and, where a CRF ran, the refined one and the difference."""
+    both = [part["iou"][name] for part in _raw_and_refined(figures)]
+    return ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+
+
+def total_scores(figures: dict[str, Any], key: str) -> list[str]:
+    """Returns the same of one of SUMMARY."""
+    both = [part[key] for part in _raw_and_refined(figures)]
+    return [format_number(v) for v in both] + _change(both)
+
+
+def _raw_and_refined(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [figures, figures["crf"]] if "crf" in figures else [figures]
+
+
+def _change(scores: list[float | None]) -> list[str]:
+    """Returns the second less the first, if there are two; a class may be absent in one."""
+    if len(scores) < 2:
+        return []
+    raw, refined = scores
+    return ["" if raw is None or refined is None else f"{refined - raw:+.4f}"]
+
+
 def format_number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
 def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str]) -> None:
-    """Saves a sheet: two samples a row, each as photograph, truth and prediction; a legend below.
+    """Saves a sheet: two samples a row, each as photograph, truth, prediction; a legend below.
 
-    Ignored pixels are grey in the truth. Nothing is written without samples.
+    A refined prediction makes a fourth panel. Ignored pixels are grey in the truth. Nothing is
+    written without samples.
     """
     if not samples:
         return
@@ -104,11 +137,13 @@ def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str
     rows = math.ceil(len(samples) / columns)
     legend_rows = math.ceil(len(classes) / 6)
     pitch = CELL + MARGIN
-    width = columns * (3 * pitch + 2 * MARGIN)
+    panels = 3 if samples[0].refined is None else 4
+    sample_width = panels * pitch + 2 * MARGIN
+    width = columns * sample_width
     sheet = Image.new("RGB", (width, header + rows * pitch + 22 * legend_rows + 8), "white")
     draw = ImageDraw.Draw(sheet)
     for i, sample in enumerate(samples):
-        left = MARGIN + i % columns * (3 * pitch + 2 * MARGIN)
+        left = MARGIN + i % columns * sample_width
         for j, (title, panel) in enumerate(_panels(sample, colors)):
             x, y = left + j * pitch, header + i // columns * pitch
             sheet.paste(panel, (x, y))
@@ -122,11 +157,13 @@ def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str
 
 
 def _panels(sample: Sample, colors: UInt8[np.ndarray, "k 3"]):
-    """Yields the title and picture of each of a sample's three panels, CELL pixels square."""
+    """Yields the title and picture of each of a sample's panels, CELL pixels square."""
     ignored = sample.label == taxonomy.IGNORE_LABEL
     truth = colors[np.where(ignored, 0, sample.label)]
     truth[ignored] = 128
     pictures = {"image": sample.image, "truth": truth, "prediction": colors[sample.prediction]}
+    if sample.refined is not None:
+        pictures["CRF"] = colors[sample.refined]
     for title, pixels in pictures.items():
         yield title, Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST)
 
@@ -156,14 +193,15 @@ def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
 
 def _summary_html(figures: dict[str, Any]) -> str:
     rows = [
-        f"<tr><td>{html.escape(name)}<td>{'absent' if value is None else f'{value:.4f}'}"
+        f"<tr><td>{html.escape(name)}<td>{'<td>'.join(class_scores(figures, name))}"
         f"<td>{figures['pixel_share'][name]:.2%}"
-        for name, value in figures["iou"].items()
+        for name in figures["iou"]
     ]
     totals = [
-        f"<tr><td>{name}<td>{format_number(figures[key])}<td>" for key, name in SUMMARY.items()
+        f"<tr><td>{name}<td>{'<td>'.join(total_scores(figures, key))}<td>"
+        for key, name in SUMMARY.items()
     ]
-    head = "<tr><th>class<th>IoU<th>share of pixels"
+    head = f"<tr><th>class<th>{'<th>'.join(score_titles(figures))}<th>share of pixels"
     return f"<table>{head}{''.join(rows)}{''.join(totals)}</table>"
 
 

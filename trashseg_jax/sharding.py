@@ -42,6 +42,13 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
+def local_rows(array: jax.Array) -> np.ndarray:
+    """Fetches this process's rows, in order, of an array that is split along its first axis."""
+    shards = [s for s in array.addressable_shards if s.replica_id == 0]
+    shards.sort(key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def to_host(tree: Any) -> Any:
     """Fetches arrays as NumPy, with the rows of every process where they are sharded."""
     if jax.process_count() > 1:

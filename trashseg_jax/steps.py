@@ -94,17 +94,22 @@ def update_ema(state: TrainState, params: Any, batch_stats: Any, *, decay: float
 
 
 def make_eval_step(
-    model: nn.Module, *, normalize: Callable[[Array], Array], num_classes: int
-) -> Callable[[Any, Batch], tuple[Array, Array]]:
-    """Returns jitted `(variables, batch) -> (predictions u8[b,h,w], confusion i32[b,k,k])`.
+    model: nn.Module, *, normalize: Callable[[Array], Array], num_classes: int, probs: bool
+) -> Callable[[Any, Batch], Batch]:
+    """Returns jitted `(variables, batch) -> outputs`.
 
-    Rows with `mask` False count nowhere.
+    These are `prediction` u8[b,h,w] and `confusion` i32[b,k,k], in which rows with `mask` False
+    count nowhere, and, only if asked for, `probs` f32[b,h,w,k].
     """
 
     def eval_step(variables: Any, batch: Batch):
         logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
-        predictions = jnp.argmax(logits, -1)
-        confusion = metrics.confusion_matrix(batch["label"], predictions, num_classes=num_classes)
-        return predictions.astype(jnp.uint8), confusion * batch["mask"][:, None, None]
+        prediction = jnp.argmax(logits, -1)
+        confusion = metrics.confusion_matrix(batch["label"], prediction, num_classes=num_classes)
+        outputs = {
+            "prediction": prediction.astype(jnp.uint8),
+            "confusion": confusion * batch["mask"][:, None, None],
+        }
+        return {**outputs, "probs": jax.nn.softmax(logits)} if probs else outputs
 
     return jax.jit(eval_step)

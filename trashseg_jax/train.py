@@ -39,7 +39,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
     train_step = build_train_step(config, model, tx, alpha)
-    score = build_scorer(config, data, model, mesh)
+    score = build_scorer(config, data, model, mesh, refine=False)
+    score_last = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
 
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
@@ -73,7 +74,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                 if miou is not None or step % config.train.checkpoint_every == 0:
                     checkpoints.save(state, miou=miou)
                     log.restart_clock(step)
-    result = result or score(state)  # the run had ended before
+    if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
+        result = score_last(state)
     return write_reports(config, workdir, data, result, step=max(first, total))
 
 

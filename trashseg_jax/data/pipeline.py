@@ -55,10 +55,11 @@ def train_batches(
 def eval_batches(
     source: Any, *, batch_size: int, image_size: int, process_index: int, process_count: int
 ) -> Iterator[Batch]:
-    """Yields every record once, in order: `image`, `label`, `mask` bool[b] and `id` i64[b].
+    """Yields every record once, in order: `image`, `label`, `mask`, `id` i64[b], `size` i32[b,2].
 
-    Images are fitted into the square. The last batch is filled up with rows whose `mask` is
-    False, and each of several processes gets its rows of every global batch.
+    Images are fitted into the square; `size` is the height and width that they then have without
+    the padding. The last batch is filled up with rows whose `mask` bool[b] is False, and each of
+    several processes gets its rows of every global batch.
     """
     rows = batch_size // process_count
     steps = -(-len(source) // batch_size)
@@ -67,9 +68,10 @@ def eval_batches(
     def load(place):
         mask = place < len(source)
         image, label, record_id = _read(source, lambda i: min(i, len(source) - 1), place)
+        size = fitted_size(image, image_size)
         image, label = fit(image, label, image_size)
         label = tf.where(mask, label, np.uint8(IGNORE_LABEL))
-        return {"image": image, "label": label, "mask": mask, "id": record_id}
+        return {"image": image, "label": label, "mask": mask, "id": record_id, "size": size}
 
     dataset = tf.data.Dataset.from_tensor_slices(places[:, process_index].ravel())
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
@@ -79,13 +81,18 @@ def eval_batches(
 
 def fit(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Scales the longer side to `size` and pads below and right: black, ignored."""
-    shape = tf.cast(tf.shape(image)[:2], tf.float64)
-    scaled = tf.cast(tf.round(shape * (size / tf.reduce_max(shape))), tf.int32)
-    image, label = _resize(image, label, tf.maximum(scaled, 1))
+    image, label = _resize(image, label, fitted_size(image, size))
     below, right = size - tf.shape(image)[0], size - tf.shape(image)[1]
     image = tf.pad(image, tf.stack([[0, below], [0, right], [0, 0]]))
     label = tf.pad(label, tf.stack([[0, below], [0, right]]), constant_values=IGNORE_LABEL)
     return tf.ensure_shape(image, (size, size, 3)), tf.ensure_shape(label, (size, size))
+
+
+def fitted_size(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns i32[2], the height and width of an image whose longer side is scaled to `size`."""
+    shape = tf.cast(tf.shape(image)[:2], tf.float64)
+    scaled = tf.cast(tf.round(shape * (size / tf.reduce_max(shape))), tf.int32)
+    return tf.maximum(scaled, 1)
 
 
 def random_crop(

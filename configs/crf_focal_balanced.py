@@ -1,0 +1,9 @@
+"""Focal loss with balanced alpha, its predictions refined by a dense CRF in the evaluation."""
+
+from configs import focal_balanced
+
+
+def get_config(dataset: str = "demo"):
+    config = focal_balanced.get_config(dataset)
+    config.crf.enabled = True
+    return config

@@ -1,0 +1,10 @@
+"""An atrous block in place of the stem's pooling, and focal loss."""
+
+from configs import dilated
+
+
+def get_config(dataset: str = "demo"):
+    config = dilated.get_config(dataset)
+    config.loss.name = "focal"
+    config.loss.gamma = 2.0
+    return config
