@@ -22,28 +22,10 @@ MIN_PROB = 1e-5  # of the unary term; pydensecrf's own `unary_from_softmax` clip
 
 
 def refine(
-    probs: Float32[np.ndarray, "h w k"],
-    image: UInt8[np.ndarray, "h w 3"],
-    *,
-    iterations: int,
-    gaussian_sxy: float,
-    gaussian_compat: float,
-    bilateral_sxy: float,
-    bilateral_srgb: float,
-    bilateral_compat: float,
+    probs: Float32[np.ndarray, "h w k"], image: UInt8[np.ndarray, "h w 3"], **options: Any
 ) -> UInt8[np.ndarray, "h w"]:
-    """Returns the most probable class of each pixel after mean-field inference; see `marginals`."""
-    q = marginals(
-        probs,
-        image,
-        iterations=iterations,
-        gaussian_sxy=gaussian_sxy,
-        gaussian_compat=gaussian_compat,
-        bilateral_sxy=bilateral_sxy,
-        bilateral_srgb=bilateral_srgb,
-        bilateral_compat=bilateral_compat,
-    )
-    return q.argmax(-1).astype(np.uint8)
+    """Returns the most probable class of each pixel; `options` are those of `marginals`."""
+    return marginals(probs, image, **options).argmax(-1).astype(np.uint8)
 
 
 def marginals(
@@ -92,7 +74,7 @@ def import_densecrf() -> Any:
 class CrfPool:
     """Refines images in spawned processes, one thread each, while the caller goes on.
 
-    pydensecrf holds the GIL, so threads would not help. `options` are those of `refine`.
+    pydensecrf holds the GIL, so threads would not help. `options` are those of `marginals`.
     """
 
     def __init__(self, workers: int, options: Mapping[str, Any]):
