@@ -1,11 +1,12 @@
 # make train    installs into .venv once, then trains CONFIG on the embedded demo data
 # make test     installs into .venv once, then runs the tests
+# make parity   installs PyTorch besides and compares the models with it
 # make lint     ruff and pyright
 # make clean    removes .venv, runs and caches of this folder
-.PHONY: train test lint install install-dev clean
+.PHONY: train test parity lint install install-dev clean
 .DEFAULT_GOAL := train
 
-CONFIG ?= configs/reference.py
+CONFIG ?= configs/focal_balanced.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
 # The first of these that starts and is a version we run on.
@@ -19,6 +20,10 @@ train: install
 
 test: install-dev
 	.venv/bin/python -m pytest
+
+parity: install-dev
+	.venv/bin/python -m pip install -q -r requirements-parity.txt
+	.venv/bin/python -m pytest tests/test_torch_parity.py
 
 lint: install-dev
 	.venv/bin/ruff check .

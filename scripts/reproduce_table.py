@@ -193,6 +193,19 @@ def findings(columns: dict[Experiment, Column]) -> list[str]:
     return lines
 
 
+def interval_note(figures: dict[Experiment, list[dict[str, Any]]]) -> str:
+    """Says between what mIoUs 95 % of the resamples of the scored images lie."""
+    ranges = []
+    for experiment, seeds in figures.items():
+        low, high = (statistics.mean(f["miou_interval"][i] for f in seeds) for i in (0, 1))
+        ranges.append(f"{experiment.title} {low:.3f} to {high:.3f}")
+    count = next(iter(figures.values()))[0]["num_images"]
+    return (
+        f"mIoU of 95 % of the resamples of the {count} images, mean of the seeds: "
+        f"{'; '.join(ranges)}."
+    )
+
+
 # The files.
 
 
@@ -213,10 +226,12 @@ def write_tables(
             row += [format_score(measured[name]), format_published(published)]
         rows.append(row)
     seeds = len(next(iter(figures.values())))
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     notes = [
-        f"Data: {dataset}, mean ± standard deviation over {seeds} seeds. {DATA_NOTES[dataset]}",
+        f"Data: {dataset}, {spread}. {DATA_NOTES[dataset]}",
         f"Against {next(iter(columns)).title}, a move counts beyond twice its standard error.",
         *findings(columns),
+        interval_note(figures),
     ]
     content = {
         e.title: {

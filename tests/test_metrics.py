@@ -1,5 +1,8 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from trashseg_jax import metrics
 
@@ -35,6 +38,20 @@ def test_counts_on_the_host_equal_those_on_the_device():
     )
     actual = metrics.count_confusion(labels, predictions, num_classes=K)
     np.testing.assert_array_equal(actual, expected)
+
+
+def test_confusion_matrix_iou_and_dice_equal_scikit_learn():
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
+    labels, predictions = random_maps()
+    truth, hit = labels[labels != 255], predictions[labels != 255]
+    confusion = metrics.count_confusion(labels, predictions, num_classes=K).sum(0)
+    classes = range(K)
+    expected = sklearn.confusion_matrix(truth, hit, labels=classes)
+    np.testing.assert_array_equal(confusion, expected)
+    expected = sklearn.jaccard_score(truth, hit, labels=classes, average=None)
+    np.testing.assert_allclose(metrics.iou(confusion), expected, rtol=1e-12)
+    expected = sklearn.f1_score(truth, hit, labels=classes, average=None)
+    np.testing.assert_allclose(metrics.dice(confusion), expected, rtol=1e-12)
 
 
 def test_iou_and_dice_are_set_sizes():
@@ -83,6 +100,24 @@ def test_everything_ignored_is_undefined_not_an_error():
     figures = summarize(np.zeros((2, 3, 3), int))
     assert figures["miou"] is None
     assert figures["pixel_accuracy"] is None
+
+
+def test_interval_is_that_of_all_resamples_where_they_can_be_listed():
+    """Three images, 27 resamples alike in probability: quantiles of 20,000 draws against them."""
+    parts = RNG.integers(0, 50, (3, K, K))
+    means = [
+        metrics.iou(parts[list(d)].sum(0)).mean() for d in itertools.product(range(3), repeat=3)
+    ]
+    actual = metrics.bootstrap_interval(parts, resamples=20_000)
+    # One or two of the 27 lie beyond each quantile, so it is one of them itself.
+    assert actual == pytest.approx([np.quantile(means, 0.025, method="inverted_cdf"), max(means)])
+
+
+def test_interval_of_one_image_is_its_own_mean():
+    parts = RNG.integers(1, 50, (1, K, K))
+    mean = metrics.iou(parts[0]).mean()
+    assert metrics.bootstrap_interval(parts, resamples=10) == [mean, mean]
+    assert metrics.bootstrap_interval(parts[:0], resamples=10) is None
 
 
 def summarize(per_image, common_share=0.0):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trashseg_jax import build, evaluate, sharding, train
+from trashseg_jax import build, crf, evaluate, sharding, train
 from trashseg_jax.errors import InputError
 
 
@@ -57,6 +57,21 @@ def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
     assert list(before.values()) == pytest.approx((pixels > 0).mean(0))
     rarest = min((name for name in before if before[name]), key=before.__getitem__)
     assert after[rarest] > before[rarest]
+
+
+def test_log_begins_with_what_the_data_led_to(whole_run):
+    first = read_log(whole_run[0])[0]
+    derived = json.loads((whole_run[0] / "config.json").read_text())["derived"]
+    assert first == {"step": 0, **derived}
+
+
+def test_unusable_weights_are_refused_before_anything_is_made(tiny_config, tmp_path):
+    config = tiny_config()
+    config.data.cache_dir = str(tmp_path / "cache")
+    config.model.pretrained = str(tmp_path / "absent.safetensors")
+    with pytest.raises(InputError, match="there is no such file"):
+        train.train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stream_is_the_resampled_one(tiny_config, prepared):
@@ -137,10 +152,25 @@ def test_evaluate_scores_the_checkpoint_as_training_did(whole_run, tiny_config):
     assert evaluate.evaluate(config, workdir)["num_images"] == 12
 
 
-@pytest.mark.skipif(
+needs_densecrf = pytest.mark.skipif(
     importlib.util.find_spec("pydensecrf") is None,
     reason="pydensecrf2 is not installed (see requirements.txt)",
 )
+
+
+@needs_densecrf
+def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
+    """Two evaluations of five images, but five refinements."""
+    refine, seen = crf.refine, []
+    monkeypatch.setattr(crf, "refine", lambda *a, **k: seen.append(1) or refine(*a, **k))
+    config = tiny_config()
+    config.crf.update({"enabled": True, "iterations": 1, "workers": 0})
+    train.train(config, tmp_path)
+    assert [e["step"] for e in read_log(tmp_path) if "miou" in e] == [2, 4]
+    assert len(seen) == 5
+
+
+@needs_densecrf
 def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config, tmp_path):
     """As the end of a training, in this process, and as an evaluation, in two others."""
     workdir = shutil.copytree(whole_run[0], tmp_path / "run")

@@ -81,6 +81,11 @@ class Checkpoints:
                 )
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Says whether a run's `checkpoints/` folder, which may not exist, holds a whole one."""
+    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """Maps each leaf's path to its type and shape, whatever containers hold it."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, UInt8
 
+RESAMPLES = 1000
+
 
 def confusion_matrix(
     labels: Integer[Array, "b h w"], predictions: Integer[Array, "b h w"], *, num_classes: int
@@ -61,7 +63,8 @@ def summarize(
 
     `miou` is over the classes present in truth or prediction; `miou_common` over those of them
     that have at least `common_share` of the true pixels; `miou_per_image` is the mean over images
-    of each image's own mean. Undefined figures are None, as json has no NaN.
+    of each image's own mean; `miou_interval` is that of `bootstrap_interval`. Undefined figures
+    are None, as json has no NaN.
     """
     confusion = per_image.astype(np.int64).sum(0)
     scores = iou(confusion)
@@ -69,6 +72,7 @@ def summarize(
     return {
         "num_images": len(per_image),
         "miou": _mean(scores),
+        "miou_interval": bootstrap_interval(per_image, resamples=RESAMPLES),
         "iou": {name: _number(v) for name, v in zip(classes, scores, strict=True)},
         "miou_common": _mean(scores[share >= common_share]),
         "miou_per_image": _mean(np.array([_mean(v) for v in iou(per_image)], float)),
@@ -77,6 +81,23 @@ def summarize(
         "pixel_share": {name: float(v) for name, v in zip(classes, share, strict=True)},
         "confusion": confusion.tolist(),
     }
+
+
+def bootstrap_interval(
+    per_image: Integer[np.ndarray, "n k k"], *, resamples: int
+) -> list[float] | None:
+    """Returns the 2.5 and 97.5 % quantiles of the mIoU of resampled images (Efron 1979).
+
+    They say how much another choice of as many images would change it, not another training.
+    """
+    count = len(per_image)
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(resamples if count else 0):
+        drawn = np.bincount(rng.integers(count, size=count), minlength=count)
+        means.append(_mean(iou(np.tensordot(drawn, per_image, 1))))
+    defined = [mean for mean in means if mean is not None]
+    return np.quantile(defined, (0.025, 0.975)).tolist() if defined else None
 
 
 def _margins(confusion):

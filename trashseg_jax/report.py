@@ -55,6 +55,8 @@ def format_table(figures: dict[str, Any]) -> str:
     for key, name in SUMMARY.items():
         cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
         lines.append(f"{name:<{width}}{cells}")
+    if interval := figures["miou_interval"]:
+        lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
     lines.append(
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
         f"step {figures['step']}"

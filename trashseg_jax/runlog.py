@@ -22,6 +22,8 @@ class RunLog:
         path = workdir / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= first_step]
+        if first_step == 0:  # a new run writes that step's entry itself
+            kept = []
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
         folder = str(workdir / "tensorboard")

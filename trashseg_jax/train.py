@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from trashseg_jax import build, report, sharding, steps
 from trashseg_jax.build import Config
-from trashseg_jax.checkpoint import Checkpoints
+from trashseg_jax.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.data import sampling
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
 from trashseg_jax.runlog import RunLog
@@ -31,6 +31,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     """
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    check_pretrained(config, workdir)  # before the data are prepared, which can take long
     data = build.build_data(config)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
@@ -47,7 +48,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     with checkpoints:
         state = start(config, checkpoints, model, tx, mesh)
         first = int(state.step)
-        record_start(config, workdir, balance(data, alpha, image_weights))
+        derived = balance(data, alpha, image_weights)
+        record_start(config, workdir, derived)
         print(f"{workdir}: {num_images} training images, from step {first} to {total}", flush=True)
         batches = train_batches(config, data, image_weights, start_step=first)
         result = None
@@ -55,6 +57,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             RunLog(workdir, first_step=first) as log,
             tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
         ):
+            if first == 0:
+                log.write(0, derived)
             for step in range(first + 1, total + 1):
                 state, scalars = train_step(state, sharding.shard_batch(next(batches), mesh))
                 miou, last = None, step == total
@@ -77,6 +81,16 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
         result = score_last(state)
     return write_reports(config, workdir, data, result, step=max(first, total))
+
+
+def check_pretrained(config: Config, workdir: Path) -> None:
+    """Raises InputError for weights that a new run could not begin with."""
+    if not config.model.pretrained or has_checkpoint(workdir / "checkpoints"):
+        return
+    model = build.build_model(config, num_classes=1)
+    tx, _ = build.build_optimizer(config, steps=1)
+    state = abstract_state(config, model, tx, sharding.make_mesh())
+    build.load_pretrained(config, {"params": state.params, "batch_stats": state.batch_stats})
 
 
 def build_train_step(
