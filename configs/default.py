@@ -15,6 +15,8 @@ def get_config(dataset: str = "demo") -> ConfigDict:
     config.seed = 0
     # "modern" or "reference": the keys of `recipes` below that are used where no flag says else.
     config.recipe = "modern"
+    # When a loss or a gradient is not finite: "stop" the run, or "skip" that update.
+    config.nan_policy = "stop"
     config.data = _data(dataset)
     config.model = ConfigDict(
         {

@@ -197,7 +197,7 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
     config, model, mesh = tiny_config(), tiny_model, sharding.make_mesh()
     config.model.pretrained = save(state_dict(depth=1))
     tx, _ = build.build_optimizer(config, steps=4)
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=1, writable=True) as checkpoints:
         state = train.start(config, checkpoints, model, tx, mesh)
         for variables in ({"params": state.params, "batch_stats": state.batch_stats}, state.ema):
             encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
@@ -210,7 +210,7 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
         checkpoints.save(state, miou=None)
 
     (tmp_path / "weights.safetensors").unlink()
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=1, writable=True) as checkpoints:
         resumed = train.start(config, checkpoints, model, tx, mesh)
     evaluated = evaluate.restore(config, tmp_path, model, tx, mesh)
     for other in (resumed, evaluated):

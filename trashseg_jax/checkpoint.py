@@ -1,22 +1,37 @@
 """Orbax checkpoints of a run: the latest few and the best by mIoU."""
 
+import contextlib
+import gc
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt32
 from orbax.checkpoint import v1 as ocp
 
-from trashseg_jax.errors import InputError
+from trashseg_jax.errors import InputError, RunError
 from trashseg_jax.steps import TrainState
 
 preserve = ocp.training.preservation_policies
 decide = ocp.training.save_decision_policies
 
+SHOWN = 5  # differing arrays that an error names
+
 
 class Checkpoints:
-    """A run's `checkpoints/` folder; saves in the background, use as a context manager."""
+    """A run's `checkpoints/` folder; saves in the background, use as a context manager.
 
-    def __init__(self, folder: Path, *, keep: int):
+    `writable` is for the one run that owns the folder: it removes what a killed one left half
+    written. Raises RunError where a save fails, from the call after it at the latest.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, writable: bool):
         self.folder = folder
         checkpointer: Any = ocp.training.Checkpointer  # its annotations refuse its own policies
         self._checkpointer = checkpointer(
@@ -33,20 +48,34 @@ class Checkpoints:
                     ),
                 ]
             ),
+            cleanup_tmp_directories=writable,
         )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is None:
+            with self._explained():
+                self._checkpointer.close()
+        else:  # what went wrong first is what is told
+            with contextlib.suppress(Exception):
+                self._checkpointer.close()
 
     def save(self, state: TrainState, *, miou: float | None) -> None:
         """Saves `state` under its step, unless that step is saved; `miou` ranks it if known."""
         step = int(state.step)
-        if self._checkpointer.latest is None or self._checkpointer.latest.step < step:
+        if self.latest_step is None or self.latest_step < step:
             metrics = None if miou is None else {"miou": miou}
-            self._checkpointer.save_async(step, state, metrics=metrics)
+            with self._explained():
+                self._checkpointer.save_async(
+                    step, state, metrics=metrics, custom_metadata={"digest": digest(state)}
+                )
+
+    def wait(self) -> None:
+        """Returns when what was saved is on the disk."""
+        with self._explained():
+            self._checkpointer.wait()
 
     @property
     def latest_step(self) -> int | None:
@@ -64,26 +93,126 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """Returns the state saved at `step` with the shapes and shardings of `like`.
 
-        `like` may be made of jax.ShapeDtypeStruct. Raises InputError naming what differs.
+        `like` may be made of jax.ShapeDtypeStruct. Raises InputError naming what differs from it,
+        and RunError where the files are damaged.
         """
-        self._check_same(step, like)
-        return self._checkpointer.load(step, like)
+        with _without_chatter():
+            state = self._load(step, like)
+        if state is None:
+            raise RunError(
+                f"{self.folder / str(step)}: is damaged; move it away and use an earlier checkpoint"
+            )
+        return state
 
-    def _check_same(self, step: int, like: TrainState) -> None:
-        stored = _shapes(self._checkpointer.metadata(step).metadata)
-        wanted = _shapes(like)
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                raise InputError(
-                    f"{self.folder / str(step)}: {name} is {stored.get(name, 'absent')} in the "
-                    f"checkpoint and {wanted.get(name, 'absent')} in this config; use the config "
-                    "that the run was started with, or another --workdir"
-                )
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """Returns the latest sound state, None where there is none; moves damaged ones aside."""
+        while (step := self.latest_step) is not None:
+            with _without_chatter():
+                state = self._load(step, like)
+            if state is not None:
+                return state
+            self._set_aside(step)
+        return None
+
+    def _load(self, step: int, like: TrainState) -> TrainState | None:
+        """Returns None, on all processes, if the checkpoint is damaged for one of them."""
+        state = None
+        try:
+            metadata = self._checkpointer.metadata(step)
+            if metadata.metadata is None:
+                raise ValueError("the description of the arrays cannot be read")
+            self._check_same(step, metadata.metadata, like)
+            state = self._checkpointer.load(step, like)
+            sound = digest(state) == metadata.custom_metadata["digest"]
+        except InputError:
+            raise
+        except Exception:  # whatever Orbax, TensorStore or json make of broken files
+            sound = False
+        if jax.process_count() > 1:
+            sound = bool(multihost_utils.process_allgather(np.array(sound)).all())
+        return state if sound else None
+
+    def _set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that another can be saved at its step."""
+        folder = self.folder / str(step)
+        aside = self.folder.parent / f"damaged-checkpoint-{step}"
+        if jax.process_index() == 0:
+            while aside.exists():
+                aside = aside.with_name(aside.name + "-again")
+            folder.rename(aside)
+            print(f"{folder}: is damaged, moved to {aside.name}; going on from the one before")
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("set aside")
+        self._checkpointer.reload()
+
+    def _check_same(self, step: int, stored_tree: Any, like: TrainState) -> None:
+        stored, wanted = _shapes(stored_tree), _shapes(like)
+        different = [
+            f"{name} is {stored.get(name, 'absent')} in the checkpoint and "
+            f"{wanted.get(name, 'absent')} in this config"
+            for name in sorted(stored.keys() | wanted.keys())
+            if stored.get(name) != wanted.get(name)
+        ]
+        if different:
+            more = len(different) - SHOWN
+            raise InputError(
+                f"{self.folder / str(step)}: {'; '.join(different[:SHOWN])}"
+                f"{f'; and {more} more' if more > 0 else ''}; use the config that the run was "
+                "started with, or another --workdir"
+            )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax passes on the file system's and TensorStore's own
+            saved = [int(e.name) for e in self.folder.iterdir() if e.name.isdigit()]
+            last = f"the last whole one is that of step {max(saved)}" if saved else "there is none"
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise RunError(
+                f"{self.folder}: a checkpoint could not be written ({reason[:200]}); {last}; "
+                "make room and start the same command again"
+            ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:
     """Says whether a run's `checkpoints/` folder, which may not exist, holds a whole one."""
     return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+
+
+def digest(state: TrainState) -> str:
+    """Returns 8 hex digits that change with any bit of the state's arrays.
+
+    TensorStore keeps no checksum of an array's data: a flipped bit would be loaded unseen. The
+    sums are of integers, so that they are the same on any number of devices.
+    """
+    return f"{int(_checksum(state)):08x}"
+
+
+@jax.jit
+def _checksum(state: TrainState) -> UInt32[Array, ""]:
+    total = jnp.uint32(0)
+    for leaf in jax.tree.leaves(state):
+        words = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
+        weights = (
+            2 * jnp.arange(words.size, dtype=jnp.uint32) + 1
+        )  # odd: no flip is multiplied away
+        total = total * jnp.uint32(31) + jnp.sum(words * weights, dtype=jnp.uint32)
+    return total
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Hides what Orbax's loader tells of broken files: pages, some when it is collected."""
+    disabled, hook = logging.root.manager.disable, sys.unraisablehook
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook
+        logging.disable(disabled)
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -60,7 +60,7 @@ def restore(
     folder = workdir / "checkpoints"
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; give the --workdir of a run")
-    with Checkpoints(folder, keep=config.train.keep_checkpoints) as checkpoints:
+    with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=False) as checkpoints:
         choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
         step = build.choose("eval.checkpoint", config.eval.checkpoint, choices)
         if step is None:
@@ -115,8 +115,7 @@ def score_batches(
 ) -> Iterator[Batch]:
     """Adds the eval step's outputs, still on the device, to each batch."""
     for batch in batches:
-        arrays = {key: batch[key] for key in ("image", "label", "mask")}
-        yield {**batch, **eval_step(variables, sharding.shard_batch(arrays, mesh))}
+        yield {**batch, **eval_step(variables, sharding.shard_batch(batch, mesh))}
 
 
 def refine_batches(

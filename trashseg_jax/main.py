@@ -15,7 +15,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from trashseg_jax.errors import InputError
+from trashseg_jax.errors import InputError, Interrupted, RunError
+from trashseg_jax.interrupts import raise_on_signals
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's file, configs/NAME.py or configs/NAME.py:DATASET."
@@ -100,13 +101,17 @@ def choose_workdir() -> Path:
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
+EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}
+
+
 def run() -> None:
-    """Runs `main`; shows an InputError as one line and exits with 2."""
+    """Runs `main`; shows what it expects to go wrong as one line, with an exit code of its own."""
+    raise_on_signals()
     try:
         app.run(main, flags_parser=parse_flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    except tuple(EXIT_CODES) as error:
+        print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
+        sys.exit(EXIT_CODES[type(error)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A run's log: log.jsonl, one object a logged step, and the same as TensorBoard events."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ class RunLog:
         if not self._enabled:
             return
         path = workdir / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= first_step]
-        if first_step == 0:  # a new run writes that step's entry itself
-            kept = []
-        write_text(path, "".join(line + "\n" for line in kept))
+        # Cut off where a killed run was writing; a new run writes the entry of step 0 itself.
+        lines = path.read_text().splitlines(keepends=True) if path.exists() and first_step else []
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] <= first_step]
+        write_text(path, "".join(kept))
         self._file = path.open("a", buffering=1, encoding="utf-8")
         folder = str(workdir / "tensorboard")
         self._events = SummaryWriter(folder, purge_step=first_step + 1 if kept else None)
@@ -38,9 +39,13 @@ class RunLog:
             self._events.close()
 
     def write(self, step: int, scalars: dict[str, Any]) -> None:
-        """Writes an entry; nested values go to log.jsonl alone."""
+        """Writes an entry; nested values go to log.jsonl alone, where NaN and infinity are null."""
         if not self._enabled:
             return
+        scalars = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in scalars.items()
+        }
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             if isinstance(value, float):

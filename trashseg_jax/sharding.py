@@ -37,9 +37,16 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch onto its devices as part of the global batch."""
+    """Puts this process's rows of a batch onto its devices as part of the global batch.
+
+    Ids and sizes stay on the host.
+    """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    return {
+        key: jax.make_array_from_process_local_data(sharding, batch[key])
+        for key in ("image", "label", "mask")
+        if key in batch
+    }
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

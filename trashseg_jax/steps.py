@@ -1,5 +1,6 @@
 """The jitted train and eval steps and the state that they carry."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ class TrainState:
     """Everything a resumed run needs; arrays only. `ema` holds params and batch_stats, or is {}."""
 
     step: Any  # i32[]
+    skipped: Any  # i32[], updates left out because they were not finite
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
@@ -34,7 +36,7 @@ class TrainState:
         # Copied: donating one buffer under two names is an error.
         ema = jax.tree.map(jnp.copy, variables) if self.ema else {}
         params, batch_stats = variables["params"], variables["batch_stats"]
-        return TrainState(self.step, params, batch_stats, self.opt_state, ema)
+        return dataclasses.replace(self, params=params, batch_stats=batch_stats, ema=ema)
 
 
 def init_state(
@@ -46,8 +48,9 @@ def init_state(
     params = variables["params"]
     # Copied: donating one buffer under two names is an error.
     average = jax.tree.map(jnp.copy, variables) if ema else {}
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, variables["batch_stats"], tx.init(params), average)
+    zero = jnp.zeros((), jnp.int32)
+    batch_stats = variables["batch_stats"]
+    return TrainState(zero, jnp.copy(zero), params, batch_stats, tx.init(params), average)
 
 
 def make_train_step(
@@ -58,9 +61,14 @@ def make_train_step(
     augment: Callable[[jax.Array, Batch], Batch],
     normalize: Callable[[UInt8[Array, "b h w 3"]], Array],
     ema_decay: float,
+    nan_policy: str,
     key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`."""
+    """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`.
+
+    An update whose loss or gradient is not finite is left out: for `nan_policy` "skip" that step
+    only counts; for "stop" the state stays as it was before it, whatever follows.
+    """
 
     def train_step(state: TrainState, batch: Batch):
         step_key = jax.random.fold_in(key, state.step)  # resume-safe randomness
@@ -78,10 +86,23 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state, params, batch_stats, decay=ema_decay)
-        scalars = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), scalars
+        new = TrainState(state.step + 1, state.skipped, params, batch_stats, opt_state, ema)
+        norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        state = keep_finite(finite, new, state, nan_policy=nan_policy)
+        scalars = {"loss": loss, "grad_norm": norm, "skipped": state.skipped, "finite": finite}
+        return state, scalars
 
     return jax.jit(train_step, donate_argnames="state")
+
+
+def keep_finite(finite: Array, new: TrainState, old: TrainState, *, nan_policy: str) -> TrainState:
+    """Returns `new` if its update was finite, else `old` with the update counted as skipped."""
+    if nan_policy == "stop":
+        finite &= old.skipped == 0
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+    step = new.step if nan_policy == "skip" else kept.step
+    return dataclasses.replace(kept, step=step, skipped=old.skipped + ~finite)
 
 
 def update_ema(state: TrainState, params: Any, batch_stats: Any, *, decay: float) -> Any:

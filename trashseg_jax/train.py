@@ -1,5 +1,6 @@
 """The training loop: data, model, steps, evaluations and checkpoints, from config to metrics."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from trashseg_jax import build, report, sharding, steps
+from trashseg_jax import build, divergence, report, sharding, steps
 from trashseg_jax.build import Config
 from trashseg_jax.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.data import sampling
+from trashseg_jax.divergence import FiniteWatch
+from trashseg_jax.errors import Interrupted, RunError
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
+from trashseg_jax.interrupts import StepBoundary
+from trashseg_jax.resume import Changes, check_resume
+from trashseg_jax.runlock import RunLock
 from trashseg_jax.runlog import RunLog
 
 if TYPE_CHECKING:
@@ -27,60 +33,90 @@ if TYPE_CHECKING:
 def train(config: Config, workdir: Path) -> dict[str, Any]:
     """Trains to the end, from the latest checkpoint in `workdir` if there is one.
 
-    Returns the final metrics, which are in metrics.json too.
+    Returns the final metrics, which are in metrics.json too. Raises Interrupted, a checkpoint
+    saved, after SIGTERM or SIGINT, and RunError where the run cannot go on.
     """
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     check_pretrained(config, workdir)  # before the data are prepared, which can take long
     data = build.build_data(config)
+    with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        try:
+            return train_on(config, workdir, data, mesh)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or workdir}: {error.strerror}; the checkpoints so far are "
+                "whole: mend it and start the same command again"
+            ) from error
+
+
+def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dict[str, Any]:
+    """Trains on prepared data, in a folder that no other run uses."""
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
-    num_images = len(image_weights)
-    total = build.num_steps(config, num_images=num_images)
+    total = build.num_steps(config, num_images=len(image_weights))
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
     train_step = build_train_step(config, model, tx, alpha)
     score = build_scorer(config, data, model, mesh, refine=False)
     score_last = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
+    derived = balance(data, alpha, image_weights)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep_checkpoints)
-    with checkpoints:
+    folder = workdir / "checkpoints"
+    changes = check_resume(config, workdir, derived) if has_checkpoint(folder) else {}
+    with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=True) as checkpoints:
         state = start(config, checkpoints, model, tx, mesh)
         first = int(state.step)
-        derived = balance(data, alpha, image_weights)
-        record_start(config, workdir, derived)
-        print(f"{workdir}: {num_images} training images, from step {first} to {total}", flush=True)
+        record_start(config, workdir, derived, changes)
+        print(f"{workdir}: {len(image_weights)} training images, from step {first} to {total}")
         batches = train_batches(config, data, image_weights, start_step=first)
+        watch = FiniteWatch(workdir, config.nan_policy)
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
+            StepBoundary() as boundary,
             tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
         ):
-            if first == 0:
-                log.write(0, derived)
+            if changes or first == 0:
+                log.write(first, {"changes": changes} if first else derived)
             for step in range(first + 1, total + 1):
-                state, scalars = train_step(state, sharding.shard_batch(next(batches), mesh))
-                miou, last = None, step == total
-                if step % config.train.log_every == 0 or last:
-                    loss = float(scalars["loss"])  # waits for the step
+                batch = next(batches)
+                state, scalars = train_step(state, sharding.shard_batch(batch, mesh))
+                watch.add(step, batch, scalars)
+                miou, stops = None, boundary.is_last(step)
+                logs, evaluates, saves = (step % n == 0 or step == total for n in rhythm(config))
+                if logs or evaluates or saves or stops:
+                    watch.flush()  # waits for the step
+                if logs:
                     rate = log.images_per_second(step, config.train.batch_size)
-                    shown = {"loss": f"{loss:.3f}", "images_per_s": f"{rate:.1f}"}
+                    numbers = entry(scalars, schedule(step - 1), rate)
+                    shown = {"loss": f"{numbers['loss']:.3f}", "images_per_s": f"{rate:.1f}"}
                     progress.set_postfix(shown, refresh=False)
                     progress.update(step - progress.n)
-                    log.write(step, entry(scalars, schedule(step - 1), rate))
-                if step % config.train.eval_every == 0 or last:
+                    log.write(step, numbers)
+                if evaluates:
                     result = score(state)
                     figures = summarize(config, data, result, step=step)
                     miou = figures["miou"]
                     progress.write(f"step {step}: mIoU {report.format_number(miou)}")
                     log.write(step, {"miou": miou, "iou": figures["iou"]})
-                if miou is not None or step % config.train.checkpoint_every == 0:
+                if evaluates or saves or stops:
                     checkpoints.save(state, miou=miou)
                     log.restart_clock(step)
+                if stops and step < total:
+                    checkpoints.wait()
+                    raise Interrupted(
+                        f"{boundary.name}: saved after step {step} of {total}; the same command "
+                        f"with --workdir={workdir} goes on from there"
+                    )
     if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
         result = score_last(state)
     return write_reports(config, workdir, data, result, step=max(first, total))
+
+
+def rhythm(config: Config) -> tuple[int, int, int]:
+    """Returns after how many steps each the run logs, evaluates and saves."""
+    return config.train.log_every, config.train.eval_every, config.train.checkpoint_every
 
 
 def check_pretrained(config: Config, workdir: Path) -> None:
@@ -106,6 +142,7 @@ def build_train_step(
         augment=build.build_augment(config),
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
+        nan_policy=build.choose("nan_policy", config.nan_policy, divergence.POLICIES),
         key=jax.random.key(config.seed + 1),
     )
 
@@ -123,11 +160,13 @@ def balance(
     return {"alpha": alphas, "image_shares": {"before": before, "after": after}}
 
 
-def record_start(config: Config, workdir: Path, derived: dict[str, Any]) -> None:
+def record_start(config: Config, workdir: Path, derived: dict[str, Any], changes: Changes) -> None:
     """Writes config.json, with what was derived from the data beside the options, and prints it."""
     if jax.process_index() == 0:
         report.write_json(workdir / "config.json", {**config.to_dict(), "derived": derived})
         print(report.format_balance(derived))
+        for key, (before, now) in changes.items():
+            print(f"changed since the run began: {key} was {before!r}, is {now!r}")
 
 
 def start(
@@ -138,9 +177,10 @@ def start(
     mesh: Mesh,
 ) -> steps.TrainState:
     """Returns the latest checkpoint's state; where there is none a new one, perhaps pretrained."""
-    step = checkpoints.latest_step
-    if step is not None:
-        return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
+        if state is not None:
+            return state
     init = jax.jit(
         partial(steps.init_state, model=model, tx=tx, ema=config.train.ema_decay > 0),
         out_shardings=sharding.replicated(mesh),
@@ -175,7 +215,8 @@ def train_batches(
     )
 
 
-def entry(scalars: dict[str, jax.Array], learning_rate: Any, rate: float) -> dict[str, float]:
+def entry(scalars: dict[str, jax.Array], learning_rate: Any, rate: float) -> dict[str, float | int]:
     """Returns a log entry of plain numbers."""
-    numbers = {name: float(value) for name, value in scalars.items()}
+    numbers = {name: float(scalars[name]) for name in ("loss", "grad_norm")}
+    numbers["skipped"] = int(scalars["skipped"])
     return {**numbers, "learning_rate": float(learning_rate), "images_per_second": rate}

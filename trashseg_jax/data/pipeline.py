@@ -28,9 +28,9 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields this process's rows of each global batch from `start_step` on, without end.
 
-    `image` u8[b,s,s,3] and `label` u8[b,s,s] hold the images `index_of(position)`. A position's
-    crop depends on `seed` and the position alone, and the rows of all processes, in order, are
-    the batch that a single one would read.
+    `image` u8[b,s,s,3], `label` u8[b,s,s] and `id` i64[b] are those of `index_of(position)`. A
+    position's crop depends on `seed` and the position alone, and the rows of all processes, in
+    order, are the batch that a single one would read.
     """
     rows = batch_size // process_count
     first = process_index * rows
@@ -39,17 +39,18 @@ def train_batches(
         return step * batch_size + first + tf.range(rows, dtype=tf.int64)
 
     def load(position):
-        image, label, _ = _read(source, index_of, position)
+        image, label, record_id = _read(source, index_of, position)
         if crop_area == (1.0, 1.0):
-            return fit(image, label, image_size)
-        image, label = random_crop(image, label, (seed, position), crop_area, crop_ratio)
-        return _resize(image, label, tf.constant([image_size, image_size]))
+            image, label = fit(image, label, image_size)
+        else:
+            image, label = random_crop(image, label, (seed, position), crop_area, crop_ratio)
+            image, label = _resize(image, label, tf.constant([image_size, image_size]))
+        return {"image": image, "label": label, "id": record_id}
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(positions).unbatch()
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.batch(rows, drop_remainder=True).prefetch(2)
-    for image, label in dataset.as_numpy_iterator():
-        yield {"image": image, "label": label}
+    batches: Any = dataset.batch(rows, drop_remainder=True).prefetch(2).as_numpy_iterator()
+    return batches
 
 
 def eval_batches(
