@@ -1,3 +1,4 @@
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -22,20 +23,28 @@ def mesh_of(devices):
     return jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
 
 
-def make_train_step(model, *, ema_decay=0.5):
+def loss_fn(logits, labels):
+    """Cross-entropy; not a number for a batch in which the label 200 is ignored."""
+    loss = losses.cross_entropy(
+        logits,
+        labels,
+        alpha=jnp.ones(11),
+        label_smoothing=0.0,
+        reduction="mean",
+        ignore_label=255,
+    )
+    return jnp.where(jnp.any(labels == 200), jnp.nan, loss)
+
+
+def make_train_step(model, *, ema_decay=0.5, stop_at_nan=True):
     return steps.make_train_step(
         model,
         TX,
-        partial(
-            losses.cross_entropy,
-            alpha=jnp.ones(11),
-            label_smoothing=0.0,
-            reduction="mean",
-            ignore_label=255,
-        ),
+        loss_fn,
         augment=augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2),
         normalize=NORMALIZE,
         ema_decay=ema_decay,
+        stop_at_nan=stop_at_nan,
         key=jax.random.key(7),
     )
 
@@ -90,6 +99,27 @@ def test_loss_falls_on_one_batch(tiny_model, train_step):
     _, early = run(tiny_model, train_step, 1, count=1)
     _, late = run(tiny_model, train_step, 1, count=15)
     assert late["loss"] < 0.8 * early["loss"]
+
+
+BAD_BATCH = {**BATCH, "label": np.full_like(LABEL, 200)}
+
+
+@pytest.mark.parametrize("stop_at_nan", [True, False])
+def test_update_that_is_not_finite_changes_nothing_but_the_counts(tiny_model, stop_at_nan):
+    """Then, by the policy, the state stays as it is for good, or the next update counts again."""
+    train_step, mesh = make_train_step(tiny_model, stop_at_nan=stop_at_nan), mesh_of(1)
+    one = jax.device_get(train_step(new_state(tiny_model, mesh), BATCH)[0])
+    state, scalars = train_step(jax.device_put(one, sharding.replicated(mesh)), BAD_BATCH)
+    after = jax.device_get(state)
+    assert not scalars["finite"]
+    assert (after.step, after.skipped) == (1 if stop_at_nan else 2, 1)
+    assert_close(dataclasses.replace(after, step=one.step, skipped=one.skipped), one, rtol=0)
+
+    state, scalars = train_step(state, BATCH)
+    assert np.isfinite(scalars["loss"])
+    assert (state.step, state.skipped) == ((1, 2) if stop_at_nan else (3, 1))
+    moved = np.any(jax.tree.leaves(state.params)[0] != jax.tree.leaves(one.params)[0])
+    assert moved != stop_at_nan
 
 
 def test_average_follows_the_documented_decay(tiny_model, train_step):

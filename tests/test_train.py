@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import json
+import os
+import resource
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 from PIL import Image
 
 from trashseg_jax import build, crf, evaluate, sharding, train
-from trashseg_jax.errors import InputError
+from trashseg_jax.errors import InputError, Interrupted, RunError
+from trashseg_jax.runlock import RunLock
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +125,23 @@ def test_interrupted_run_ends_with_the_same_state_and_figures(whole_run, tiny_co
     """Stopped after step 2 of 4: parameters, optimizer, averages and metrics, bit for bit."""
     config = tiny_config()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "shard_batch", StopAfter(2))
-        with pytest.raises(Interrupted):
+        patch.setattr(sharding, "shard_batch", CallAt(3, interrupt))
+        with pytest.raises(ForTest):
             train.train(config, tmp_path)
-    figures = train.train(config, tmp_path)
-    workdir, expected = whole_run
-    assert figures == expected
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "los')  # as a kill may leave it
+    assert train.train(config, tmp_path) == whole_run[1]
+    assert_same_run(config, tmp_path, whole_run[0])
+
+
+def assert_same_run(config, workdir, expected):
+    """Bit for bit, but for what a clock says."""
     jax.tree.map(
-        np.testing.assert_array_equal, final_state(config, tmp_path), final_state(config, workdir)
+        np.testing.assert_array_equal, final_state(config, workdir), final_state(config, expected)
     )
     entries = [
         [{k: v for k, v in e.items() if k != "images_per_second"} for e in read_log(w)]
-        for w in (tmp_path, workdir)
+        for w in (workdir, expected)
     ]
     assert entries[0] == entries[1]
 
@@ -202,23 +211,96 @@ def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
 def test_resuming_with_another_model_is_refused(whole_run, tiny_config):
     config = tiny_config()
     config.model.width = 6
-    with pytest.raises(InputError, match=r"encoder/bn1/mean is float32\[4\] .* float32\[6\]"):
+    with pytest.raises(InputError, match=r"model\.width was 4, is 6.*configs/run\.py"):
         train.train(config, whole_run[0])
 
 
-class Interrupted(Exception):
+def test_resuming_for_longer_is_allowed_and_logged(whole_run, tiny_config, tmp_path, capsys):
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = tiny_config()
+    config.train.update({"steps": 5, "log_every": 2})
+    assert train.train(config, workdir)["step"] == 5
+    changes = {"train.log_every": [1, 2], "train.steps": [4, 5]}
+    log = read_log(workdir)
+    assert {"step": 4, "changes": changes} in log
+    assert [e["step"] for e in log if "loss" in e] == [1, 2, 3, 4, 5]
+    assert "changed since the run began: train.steps was 4, is 5" in capsys.readouterr().out
+
+
+def test_signal_saves_at_the_next_step_and_the_run_goes_on_to_the_same_end(
+    whole_run, tiny_config, tmp_path
+):
+    """SIGTERM while step 3 is prepared: saved after 3, where no checkpoint was due."""
+    config = tiny_config()
+    terminate = CallAt(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", terminate)
+        with pytest.raises(Interrupted, match="SIGTERM: saved after step 3 of 4"):
+            train.train(config, tmp_path)
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    assert train.train(config, tmp_path) == whole_run[1]
+    assert_same_run(config, tmp_path, whole_run[0])
+
+
+def test_diverging_run_stops_at_that_step_with_its_batch(tiny_config, tmp_path):
+    """A learning rate of 1e30 makes step 2's loss infinite or not a number."""
+    config = tiny_config()
+    config.optimizer.update({"learning_rate": 1e30, "warmup_steps": 0, "schedule": "constant"})
+    with pytest.raises(RunError, match=r"^step 2: loss (nan|inf).*nan_policy=skip") as error:
+        train.train(config, tmp_path)
+    with np.load(tmp_path / "diverged-step2-process0.npz") as saved:
+        assert saved["image"].shape == (4, 32, 32, 3)
+        assert saved["label"].dtype == np.uint8
+        assert str(saved["id"].tolist()) in str(error.value)
+    assert [e["step"] for e in read_log(tmp_path) if "loss" in e] == [1]
+
+    config.nan_policy = "skip"
+    train.train(config, tmp_path)
+    log = [e for e in read_log(tmp_path) if "loss" in e]
+    assert [e["skipped"] for e in log] == [0, 1, 2, 3]
+    assert log[-1]["loss"] is None
+
+
+def test_full_disk_ends_the_run_with_its_checkpoints_whole(whole_run, tiny_config, tmp_path):
+    """A limit on a file's size stands in for it: the state does not fit, the small files do."""
+    config = tiny_config()
+    config.train.checkpoint_every = 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    fill = CallAt(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1])))
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sharding, "shard_batch", fill)
+            with pytest.raises(RunError, match=r"checkpoints: .*last whole one is that of step 2"):
+                train.train(config, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert train.train(config, tmp_path) == whole_run[1]
+    assert_same_run(config, tmp_path, whole_run[0])
+
+
+def test_one_run_a_folder(tiny_config, tmp_path):
+    with RunLock(tmp_path), pytest.raises(InputError, match=f"process {os.getpid()} on"):
+        train.train(tiny_config(), tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.lock"]
+
+
+class ForTest(Exception):
     pass
 
 
-class StopAfter:
-    """Stands in for `shard_batch` and raises when the training batch after `steps` comes."""
+def interrupt():
+    raise ForTest
 
-    def __init__(self, steps):
-        self.left, self.shard_batch = steps, sharding.shard_batch
+
+class CallAt:
+    """Stands in for `shard_batch` and calls `action` before a training step's batch."""
+
+    def __init__(self, step, action):
+        self.left, self.action, self.shard_batch = step, action, sharding.shard_batch
 
     def __call__(self, batch, mesh):
         if "mask" not in batch:
-            if self.left == 0:
-                raise Interrupted
             self.left -= 1
+            if self.left == 0:
+                self.action()
         return self.shard_batch(batch, mesh)

@@ -300,6 +300,10 @@ def build_optimizer(
     return tx, schedule
 
 
+def stops_at_nan(config: Config) -> bool:
+    return choose("nan_policy", config.nan_policy, {"stop": True, "skip": False})
+
+
 def build_augment(config: Config) -> Callable[..., Any]:
     options = config.data.augment
     return augment.make_augment(

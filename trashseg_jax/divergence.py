@@ -10,19 +10,18 @@ import numpy as np
 
 from trashseg_jax.errors import RunError
 
-POLICIES = ("stop", "skip")
 DELAY = 2  # steps between an update and the look at it
 
 
 class FiniteWatch:
     """Looks at each step's `finite` when the device is `DELAY` steps further.
 
-    For the policy "stop" the train step freezes the state from such an update on, so what ran
-    meanwhile changed nothing. Raises RunError, the batch saved in `workdir`.
+    The train step has frozen the state from such an update on, so what ran meanwhile changed
+    nothing. Raises RunError, the batch saved in `workdir`.
     """
 
-    def __init__(self, workdir: Path, policy: str):
-        self._workdir, self._policy = workdir, policy
+    def __init__(self, workdir: Path):
+        self._workdir = workdir
         self._waiting: deque[tuple[int, dict[str, np.ndarray], dict[str, jax.Array]]] = deque()
 
     def add(self, step: int, batch: dict[str, np.ndarray], scalars: dict[str, jax.Array]) -> None:
@@ -37,7 +36,7 @@ class FiniteWatch:
             self._look(*self._waiting.popleft())
 
     def _look(self, step: int, batch: dict[str, np.ndarray], scalars: dict[str, Any]) -> None:
-        if self._policy == "skip" or scalars["finite"]:
+        if scalars["finite"]:
             return
         path = self._workdir / f"diverged-step{step}-process{jax.process_index()}.npz"
         save_batch(path, batch)

@@ -61,13 +61,13 @@ def make_train_step(
     augment: Callable[[jax.Array, Batch], Batch],
     normalize: Callable[[UInt8[Array, "b h w 3"]], Array],
     ema_decay: float,
-    nan_policy: str,
+    stop_at_nan: bool,
     key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`.
 
-    An update whose loss or gradient is not finite is left out: for `nan_policy` "skip" that step
-    only counts; for "stop" the state stays as it was before it, whatever follows.
+    An update whose loss or gradient is not finite is left out and counted; with `stop_at_nan` the
+    state then stays as it was before that step, whatever follows.
     """
 
     def train_step(state: TrainState, batch: Batch):
@@ -89,19 +89,21 @@ def make_train_step(
         new = TrainState(state.step + 1, state.skipped, params, batch_stats, opt_state, ema)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state = keep_finite(finite, new, state, nan_policy=nan_policy)
+        state = keep_finite(finite, new, state, stop_at_nan=stop_at_nan)
         scalars = {"loss": loss, "grad_norm": norm, "skipped": state.skipped, "finite": finite}
         return state, scalars
 
     return jax.jit(train_step, donate_argnames="state")
 
 
-def keep_finite(finite: Array, new: TrainState, old: TrainState, *, nan_policy: str) -> TrainState:
+def keep_finite(
+    finite: Array, new: TrainState, old: TrainState, *, stop_at_nan: bool
+) -> TrainState:
     """Returns `new` if its update was finite, else `old` with the update counted as skipped."""
-    if nan_policy == "stop":
+    if stop_at_nan:
         finite &= old.skipped == 0
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    step = new.step if nan_policy == "skip" else kept.step
+    step = kept.step if stop_at_nan else new.step
     return dataclasses.replace(kept, step=step, skipped=old.skipped + ~finite)
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from trashseg_jax import build, divergence, report, sharding, steps
+from trashseg_jax import build, report, sharding, steps
 from trashseg_jax.build import Config
 from trashseg_jax.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.data import sampling
@@ -70,7 +70,7 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
         record_start(config, workdir, derived, changes)
         print(f"{workdir}: {len(image_weights)} training images, from step {first} to {total}")
         batches = train_batches(config, data, image_weights, start_step=first)
-        watch = FiniteWatch(workdir, config.nan_policy)
+        watch = FiniteWatch(workdir) if build.stops_at_nan(config) else None
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
@@ -82,10 +82,11 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
             for step in range(first + 1, total + 1):
                 batch = next(batches)
                 state, scalars = train_step(state, sharding.shard_batch(batch, mesh))
-                watch.add(step, batch, scalars)
+                if watch:
+                    watch.add(step, batch, scalars)
                 miou, stops = None, boundary.is_last(step)
                 logs, evaluates, saves = (step % n == 0 or step == total for n in rhythm(config))
-                if logs or evaluates or saves or stops:
+                if watch and (logs or evaluates or saves or stops):
                     watch.flush()  # waits for the step
                 if logs:
                     rate = log.images_per_second(step, config.train.batch_size)
@@ -142,7 +143,7 @@ def build_train_step(
         augment=build.build_augment(config),
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
-        nan_policy=build.choose("nan_policy", config.nan_policy, divergence.POLICIES),
+        stop_at_nan=build.stops_at_nan(config),
         key=jax.random.key(config.seed + 1),
     )
 
