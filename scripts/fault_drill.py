@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -68,18 +68,18 @@ class Run:
             " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
         }
 
-    def start(self, **options: Any) -> subprocess.Popen:
+    def start(self, *prefix: str) -> subprocess.Popen:
         """Starts it, or goes on with it; what it prints is in `output`."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "trashseg_jax.main", *self.flags]
+        command = [*prefix, sys.executable, "-m", "trashseg_jax.main", *self.flags]
         with self.output.open("w") as output:
             return subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=output, stderr=output, **options
+                command, cwd=ROOT, env=self.environment, stdout=output, stderr=output
             )
 
-    def finish(self, **options: Any) -> int:
+    def finish(self, *prefix: str) -> int:
         """Runs it to its end; returns the exit code."""
-        return self.start(**options).wait(PATIENCE)
+        return self.start(*prefix).wait(PATIENCE)
 
     def last_step(self) -> int:
         path = self.workdir / "log.jsonl"
@@ -203,7 +203,8 @@ def drill_damage(base: Path, expected: Outcome, options: argparse.Namespace) -> 
     wait_until(process, lambda: run.last_step() > 35)
     process.kill()
     process.wait()
-    latest = max((run.workdir / "checkpoints").glob("[0-9]*"), key=lambda p: int(p.name))
+    saved = [p for p in (run.workdir / "checkpoints").iterdir() if p.name.isdigit()]
+    latest = max(saved, key=lambda path: int(path.name))
     largest = max(
         (p for p in latest.rglob("*") if p.is_file()), key=lambda path: path.stat().st_size
     )
@@ -218,15 +219,10 @@ def drill_damage(base: Path, expected: Outcome, options: argparse.Namespace) -> 
 
 
 def drill_disk(base: Path, expected: Outcome, options: argparse.Namespace) -> list[str]:
-    """No file may grow beyond 100 kB, as if the disk were full: an error, then the same end."""
+    """No file may grow beyond 100 KiB, as if the disk were full: an error, then the same end."""
     del options
     run = Run(base / "disk", cache=base / "cache")
-    limit = 100_000
-    code = run.finish(
-        preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)
-        )
-    )
+    code = run.finish("bash", "-c", 'ulimit -f 100; exec "$@"', "bash")  # in KiB
     check(code == 3, f"exit code {code}: {run.last_line()}")
     said = run.last_line()
     check(run.finish() == 0, run.last_line())
