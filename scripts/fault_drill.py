@@ -87,7 +87,9 @@ class Run:
         return next((s for line in lines[::-1] if (s := step_of(line)) is not None), 0)
 
     def last_line(self) -> str:
-        return self.output.read_text().strip().splitlines()[-1][:160]
+        """Returns the error's line, or else the last one."""
+        lines = self.output.read_text().strip().splitlines()
+        return next((line for line in lines if line.startswith("error: ")), lines[-1])[:240]
 
     def outcome(self) -> Outcome:
         entries = [json.loads(line) for line in (self.workdir / "log.jsonl").open()]
