@@ -127,9 +127,10 @@ def load_features(
     try:
         example = load_example(record, num_classes=num_classes, paint_order=paint_order)
     except InputError as error:
+        fault = f"{error} (image {record.id})"
         if skip_bad:
-            return str(error)
-        raise InputError(f"{error}, {REMEDY}") from error
+            return fault
+        raise InputError(f"{fault}, {REMEDY}") from error
     return {
         "image": example.image,
         "label": encode(Image.fromarray(example.label), "PNG"),
@@ -146,7 +147,7 @@ def _read_image(record: Record) -> bytes:
     if size != (record.width, record.height):
         raise InputError(
             f"{record.path}: is {size[0]} wide and {size[1]} high (EXIF rotation applied); the "
-            f"json says {record.width} and {record.height} of image {record.id}; correct either"
+            f"json says {record.width} and {record.height}; correct either"
         )
     return encoded
 
