@@ -30,9 +30,11 @@ SEGMENTATIONS: list[Any] = [
     {"size": [HEIGHT, WIDTH], "counts": [20, 30, 142]},
     {"size": [HEIGHT, WIDTH], "counts": "d0n0^4"},  # the same runs
 ]
+DEEP = json.loads("[" * 200 + "]" * 200)
 VALUES: list[Any] = [
+    *(DEEP, {"size": [HEIGHT, WIDTH], "counts": [192], "more": DEEP}, [10**4300 - 1] * 2),
     *(None, True, {}, [], "", "a.png", "b.png", "../a.png", "a.png\0", "Battery", "\ud800", "é"),
-    *(-1, 0, 1, 2, 12, 16, 192, 2**31, 2**32, 2**63, 10**4000, 0.5, 1e5, 1e300),
+    *(-1, 0, 1, 2, 12, 16, 192, 2**31, 2**32, 2**63, 10**4300 - 1, 0.5, 1e5, 1e300),
     *(float("nan"), float("inf"), POLYGON, [POLYGON], [[0, 0, 1e5, -1e5] * 50], *SEGMENTATIONS),
 ]
 
@@ -115,7 +117,7 @@ def change_one(content: Any, rng: random.Random) -> None:
         del holder[key]
     elif action < 0.3 and isinstance(holder, list):
         holder.insert(key, copy.deepcopy(holder[key]))
-    elif action < 0.5 and type(holder[key]) in (int, float):
+    elif action < 0.5 and type(holder[key]) in (int, float) and abs(holder[key]) < 2**64:
         holder[key] += rng.choice((-1, 1, 7, -100))
     else:
         holder[key] = copy.deepcopy(rng.choice(VALUES))
