@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from pycocotools import mask as mask_utils
 
 from trashseg_jax.data.taxonomy import CLASSES
 
@@ -14,6 +15,33 @@ from trashseg_jax.data.taxonomy import CLASSES
 def box(x: float, y: float, width: float, height: float) -> list[float]:
     """Returns the polygon of a box, clockwise from its upper left corner."""
     return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def holds(polygon: Sequence[float], x: float, y: float) -> bool:
+    """Whether a point lies in a polygon: an odd number of edges cross the ray to its right."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    inside = False
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        if (y0 > y) != (y1 > y) and x < x0 + (y - y0) / (y1 - y0) * (x1 - x0):
+            inside = not inside
+    return inside
+
+
+def uncompressed(mask: np.ndarray) -> dict[str, Any]:
+    """Returns the run lengths of 0, 1, 0, ... down the columns of a mask."""
+    counts, value = [0], 0
+    for pixel in mask.ravel(order="F"):
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    """Returns pycocotools' RLE with its counts as text, as it stands in a json."""
+    rle = mask_utils.encode(np.asfortranarray(mask))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
 def write_coco_folder(

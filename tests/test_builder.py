@@ -48,8 +48,8 @@ def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_fol
     records, _ = coco.read_coco(demo_folder / "train.json", demo_folder, CLASS_MAP, skip_bad=False)
     stored = prepared.source("train")[5]
     assert stored["image"] == records[5].path.read_bytes()
-    label, _ = coco.paint(records[5], paint_order="area")
-    np.testing.assert_array_equal(decode_png(stored["label"]), label)
+    example = coco.load_example(records[5], num_classes=11, paint_order="area")
+    np.testing.assert_array_equal(decode_png(stored["label"]), example.label)
 
 
 def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
@@ -176,6 +176,29 @@ def test_annotations_outside_the_image_are_counted(tmp_path):
     write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
     shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
     assert prepare(tmp_path / "data", tmp_path / "cache").clipped == 2  # once in each split
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"paint_order": "random"}, "config.data.paint_order='random': must be one of area, ref"),
+        ({"val_file": "train.json", "val_fraction": 0.0}, "config.data.val_fraction=0.0: must be"),
+        ({"val_file": "train.json", "val_fraction": -0.2}, "between 0 and 1"),
+        ({"val_file": "train.json", "val_fraction": float("nan")}, "config.data.val_fraction=nan"),
+    ],
+)
+def test_options_are_checked_before_anything_is_written(demo_folder, tmp_path, options, named):
+    with pytest.raises(InputError, match=named):
+        prepare(demo_folder, tmp_path / "cache", **options)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(folder, tmp_path):
+    for image in json.loads((folder / "val.json").read_text())["images"]:
+        (folder / image["file_name"]).write_bytes(b"")
+    with pytest.raises(InputError, match=r"'val' has no usable image; .*\.jpg: is no image"):
+        prepare(folder, tmp_path / "cache", skip_bad=True)
+    assert not list((tmp_path / "cache" / "prepared").glob("*/"))
 
 
 def test_unknown_split_is_refused_with_the_known(prepared):

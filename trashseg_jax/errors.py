@@ -1,8 +1,11 @@
 """What the command line shows as one line: by class, the exit code."""
 
+import reprlib
+from typing import Any
+
 
 class InputError(ValueError):
-    """A wrong option or bad data: the value, the rule and the remedy. Exit code 2."""
+    """A wrong option or bad data: file, value, rule, remedy. Exit code 2."""
 
 
 class RunError(RuntimeError):
@@ -11,3 +14,11 @@ class RunError(RuntimeError):
 
 class Interrupted(Exception):
     """A signal ended the run; says what was saved. Exit code 75, EX_TEMPFAIL of sysexits.h."""
+
+
+def show(value: Any) -> str:
+    """Returns a value from a json file, however long or deep, as one short line."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 100, 40
+    text = "missing" if value is None else short.repr(value)
+    return text if len(text) <= 160 else f"{text[:150]}..."

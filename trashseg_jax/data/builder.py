@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from trashseg_jax.data import coco
+from trashseg_jax.data import coco, painting
 from trashseg_jax.data.locks import locked
 from trashseg_jax.data.taxonomy import ClassMap
 from trashseg_jax.errors import InputError
@@ -91,8 +91,10 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             counts.append((example["pixel_counts"], example["annotation_counts"]))
             yield record.id, example
         if not counts:
+            first = f"; the first fault: {problems[0]}" if problems else ""
             raise InputError(
                 f"split {split!r} has no usable image; see config.data.val_fraction and skip_bad"
+                f"{first}"
             )
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
         metadata: Any = self.info.metadata
@@ -170,9 +172,15 @@ def prepare(
 ) -> Prepared:
     """Prepares the data set in `folder` unless this very one is in `cache_dir` already.
 
-    An interrupted preparation leaves nothing that looks finished: TFDS writes into a folder of
-    another name and renames it at the end. Raises InputError for what is wrong with the data.
+    Raises InputError for what is wrong with the data, and then leaves no data in `cache_dir`. Nor
+    does an interrupted preparation leave what looks finished: TFDS writes into a folder of
+    another name and renames it at the end.
     """
+    if paint_order not in painting.PAINT_ORDERS:
+        raise InputError(
+            f"config.data.paint_order={paint_order!r}: must be one of "
+            f"{', '.join(painting.PAINT_ORDERS)}"
+        )
     splits, problems = read_splits(
         folder, train_file, val_file, class_map, val_fraction=val_fraction, skip_bad=skip_bad
     )
@@ -186,8 +194,12 @@ def prepare(
     if not builder.data_path.exists():
         with locked(target):
             if not builder.data_path.exists():  # another run may have prepared it meanwhile
-                shutil.rmtree(target, ignore_errors=True)  # what an interrupted one left
-                _generate(builder)
+                shutil.rmtree(target, ignore_errors=True)  # what a killed one left
+                try:
+                    _generate(builder)
+                except BaseException:
+                    shutil.rmtree(target, ignore_errors=True)
+                    raise
         builder.info.read_from_directory(builder.data_path)
     return Prepared(builder)
 
@@ -206,6 +218,11 @@ def read_splits(
     Where both files are one, "val" are the images whose file names have the lowest hashes: the
     json's order does not matter, and images that are added change little.
     """
+    if train_file == val_file and not 0 < val_fraction < 1:
+        raise InputError(
+            f"config.data.val_fraction={val_fraction}: must be between 0 and 1, the share of the "
+            f"images of {folder / train_file} to hold out"
+        )
     read = partial(coco.read_coco, folder=folder, class_map=class_map, skip_bad=skip_bad)
     train, problems = read(folder / train_file)
     if train_file != val_file:

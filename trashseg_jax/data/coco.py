@@ -1,33 +1,30 @@
-"""Reads COCO folders: validated records, images as bytes, painted label maps.
+"""Reads COCO folders: a json's validated records, and what is stored of each.
 
 Worker processes import this module: it needs neither jax nor tensorflow.
 """
 
 import collections
 import dataclasses
-import io
 import json
 import os
 import posixpath
 import re
-import warnings
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
-from pycocotools import mask as mask_utils
+from PIL import Image
 
+from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
+from trashseg_jax.data.photos import MAX_PIXELS, encode, read_photo
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
-from trashseg_jax.errors import InputError
+from trashseg_jax.errors import InputError, show
 
-MAX_PIXELS = 178_000_000  # about where Pillow, too, takes an image for a decompression bomb
-MAX_COORDINATE = 1e5  # pycocotools keeps five times the coordinate in 32 bits
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-EXIF_ORIENTATION = 0x0112
-REMEDY = "correct it, or leave such images out with --config.data.skip_bad=True"
+REMEDY = "or leave such images out with --config.data.skip_bad=True"
+STRUCTURE_REMEDY = "correct the file or export it again"
 
 _FIELDS: dict[str, dict[str, type]] = {
     "images": {"id": int, "file_name": str, "height": int, "width": int},
@@ -35,16 +32,6 @@ _FIELDS: dict[str, dict[str, type]] = {
     "categories": {"id": int, "name": str},
 }
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-
-@dataclasses.dataclass(frozen=True)
-class Annotation:
-    """One object: polygons `[[x0, y0, x1, y1, ...], ...]` or an RLE `{"size", "counts"}`."""
-
-    id: int
-    label: int
-    segmentation: list | dict
-    crowd: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +81,7 @@ def read_coco(
     bad: set[int | None] = set()
     for image_id, fault in _faults(content, labels, folder, check_images):
         if not skip_bad:
-            raise InputError(f"{json_file}: {fault}; {REMEDY}")
+            raise InputError(f"{json_file}: {fault}; correct it, {REMEDY}")
         if image_id is None or image_id not in bad:  # one line an image
             problems.append(f"{json_file}: {fault}")
         bad.add(image_id)
@@ -107,8 +94,8 @@ def read_coco(
 def load_example(record: Record, *, num_classes: int, paint_order: str) -> Example:
     """Reads and fully decodes a record's image, and paints its label map.
 
-    Raises InputError for an image that can't be read, is damaged, has more than MAX_PIXELS or
-    another size than the json says, and for a label out of range.
+    Raises InputError for an image that can't be used or has another size than the json says, and
+    for a label out of range.
     """
     for annotation in record.annotations:
         if not (0 <= annotation.label < num_classes or annotation.label == IGNORE_LABEL):
@@ -117,13 +104,14 @@ def load_example(record: Record, *, num_classes: int, paint_order: str) -> Examp
                 f"must be below the number of classes, {num_classes}, or {IGNORE_LABEL}"
             )
     image = _read_image(record)
-    label, clipped = paint(record, paint_order=paint_order)
+    size = {"height": record.height, "width": record.width}
+    label = paint(record.annotations, **size, paint_order=paint_order)
     labels = [annotation.label for annotation in record.annotations if not annotation.crowd]
     return Example(
         record=record,
         image=image,
         label=label,
-        clipped=clipped,
+        clipped=sum(reaches_outside(annotation, **size) for annotation in record.annotations),
         pixel_counts=_count(label.ravel(), num_classes),
         annotation_counts=_count(np.array(labels, np.uint8), num_classes),
     )
@@ -139,12 +127,13 @@ def load_features(
     try:
         example = load_example(record, num_classes=num_classes, paint_order=paint_order)
     except InputError as error:
+        fault = f"{error} (image {record.id})"
         if skip_bad:
-            return str(error)
-        raise InputError(f"{error}; {REMEDY}") from error
+            return fault
+        raise InputError(f"{fault}, {REMEDY}") from error
     return {
         "image": example.image,
-        "label": _encode(Image.fromarray(example.label), "PNG"),
+        "label": encode(Image.fromarray(example.label), "PNG"),
         "id": record.id,
         "file_name": record.file_name,
         "pixel_counts": example.pixel_counts,
@@ -153,155 +142,18 @@ def load_features(
     }
 
 
-def paint(record: Record, *, paint_order: str) -> tuple[UInt8[np.ndarray, "h w"], int]:
-    """Returns the label map, and how many annotations have a vertex outside the image.
-
-    A polygon covers the pixels (x, y) whose centres (x + 0.5, y + 0.5) it holds, to pycocotools'
-    precision of 0.2 pixels. Crowds are painted first, as IGNORE_LABEL, then by `paint_order`:
-    "area": large masks first, so that small objects stay on top; "reference": by the length of
-    the first polygon (of an RLE: the number of its runs), short ones first, as the experiments
-    of "AIstage-segmentation" do. Equals keep the json's order. Raises InputError for a
-    segmentation or an order that is none.
-    """
-    if paint_order not in _PAINT_KEYS:
-        raise InputError(
-            f"--config.data.paint_order is {paint_order!r}; "
-            f"it must be one of {', '.join(_PAINT_KEYS)}"
-        )
-    key = _PAINT_KEYS[paint_order]
-    masks = [(annotation, _to_rle(annotation, record)) for annotation in record.annotations]
-    masks.sort(key=lambda mask: (not mask[0].crowd, key(*mask)))
-    label = np.zeros((record.height, record.width), np.uint8, order="F")  # as pycocotools' masks
-    for annotation, rle in masks:
-        x, y, width, height = mask_utils.toBbox(rle).astype(int)
-        box = np.s_[y : y + height, x : x + width]
-        value = IGNORE_LABEL if annotation.crowd else annotation.label
-        np.copyto(label[box], np.uint8(value), where=mask_utils.decode(rle)[box].view(bool))
-    clipped = sum(_reaches_outside(annotation, record) for annotation in record.annotations)
-    return np.ascontiguousarray(label), clipped
-
-
-# Painting
-
-
-def _area_key(annotation: Annotation, rle: Any) -> int:
-    del annotation
-    return -int(mask_utils.area(rle))
-
-
-def _reference_key(annotation: Annotation, rle: Any) -> int:
-    del rle
-    segmentation = annotation.segmentation
-    if isinstance(segmentation, list):
-        return len(segmentation[0])
-    return len(_run_lengths(segmentation["counts"]))
-
-
-_PAINT_KEYS = {"area": _area_key, "reference": _reference_key}
-
-
-def _to_rle(annotation: Annotation, record: Record) -> Any:
-    """Returns pycocotools' RLE of an annotation's mask: the union of its polygons, or its RLE.
-
-    Raises InputError for what pycocotools would misread or follow out of its memory's bounds.
-    """
-    size = (record.height, record.width)
-    if fault := _segmentation_fault(annotation.segmentation, *size):
-        raise InputError(f"{record.path}: annotation {annotation.id} {fault}")
-    if isinstance(annotation.segmentation, list):
-        return mask_utils.merge(mask_utils.frPyObjects(annotation.segmentation, *size))
-    runs = _run_lengths(annotation.segmentation["counts"])
-    pixels = np.repeat(np.arange(len(runs)).astype(np.uint8) % 2, runs)
-    return mask_utils.encode(pixels.reshape(size, order="F"))
-
-
-def _reaches_outside(annotation: Annotation, record: Record) -> bool:
-    if isinstance(annotation.segmentation, dict):
-        return False
-    points = np.concatenate(annotation.segmentation).reshape(-1, 2)
-    return bool((points < 0).any() or (points > (record.width, record.height)).any())
-
-
-def _count(labels: UInt8[np.ndarray, "n"], num_classes: int) -> Int64[np.ndarray, "k"]:
-    return np.bincount(labels, minlength=256)[:num_classes].astype(np.int64)
-
-
-# Images
-
-
 def _read_image(record: Record) -> bytes:
-    try:
-        size, encoded = _upright(record.path.read_bytes())
-    except Exception as error:  # broken files make Pillow raise whatever they trip over
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(
-            f"{record.path}: is absent, damaged or no image that can be used ({why})"
-        ) from error
+    size, encoded = read_photo(record.path)
     if size != (record.width, record.height):
         raise InputError(
-            f"{record.path}: is {size[0]} wide and {size[1]} high (EXIF rotation applied); "
-            f"the json says {record.width} and {record.height}"
+            f"{record.path}: is {size[0]} wide and {size[1]} high (EXIF rotation applied); the "
+            f"json says {record.width} and {record.height}; correct either"
         )
     return encoded
 
 
-def _upright(data: bytes) -> tuple[tuple[int, int], bytes]:
-    """Returns (width, height) after EXIF rotation, and a JPEG or PNG of the RGB or grey pixels.
-
-    The bytes are `data` where that is such a JPEG already; what was lossless stays lossless.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's, of broken EXIF, transparent palettes, many pixels
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
-        image.load()
-        is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with more behind it
-        rotated = image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
-        plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
-        if plain and image.mode in ("RGB", "L") and not rotated:
-            return image.size, data
-        pixels = _to_rgb(ImageOps.exif_transpose(image))
-    return pixels.size, _encode(pixels, "JPEG" if is_jpeg else "PNG")
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns 8-bit RGB pixels without alpha or metadata; 16-bit grey is scaled."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of type {image.mode}: save it with 8 or 16 bits per channel")
-    return Image.fromarray(np.asarray(image.convert("RGB")))
-
-
-def _encode(image: Image.Image, image_format: str) -> bytes:
-    file = io.BytesIO()
-    if image_format == "JPEG":
-        image.save(file, "JPEG", quality=95, subsampling=0)
-    else:
-        image.save(file, "PNG", compress_level=1)  # hardly larger, and several times faster
-    return file.getvalue()
-
-
-def _jpeg_frame(data: bytes) -> int:
-    """Returns the marker of a JPEG's coding: 0xC0 and 0xC1 baseline, 0xC2 progressive.
-
-    Raises ValueError where the end marker is missing: TensorFlow refuses such a file, and Pillow
-    only some.
-    """
-    frame, at = 0, 2
-    while data[at : at + 1] == b"\xff":
-        marker = data[at + 1]
-        if marker == 0xDA:  # the first scan begins
-            if data.find(b"\xff\xd9", at) < 0:
-                raise ValueError("truncated: the JPEG's end marker is missing")
-            break
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            frame = marker
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return frame
+def _count(labels: UInt8[np.ndarray, "n"], num_classes: int) -> Int64[np.ndarray, "k"]:
+    return np.bincount(labels, minlength=256)[:num_classes].astype(np.int64)
 
 
 # The json
@@ -309,19 +161,35 @@ def _jpeg_frame(data: bytes) -> int:
 
 def _read_json(json_file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(json_file.read_text(encoding="utf-8-sig"))
+        content = json.loads(json_file.read_bytes(), object_pairs_hook=_to_dict)
     except OSError as error:
         raise InputError(
             f"{json_file}: can't be read ({error.strerror}); check the data folder and the name"
+        ) from error
+    except InputError as error:
+        raise InputError(f"{json_file}: {error}; {STRUCTURE_REMEDY}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{json_file}: is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{json_file}: is not json ({error}); was it copied whole?") from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{json_file}: holds {_show(content)}; a COCO file is an object with the lists "
-            f"{', '.join(_FIELDS)}"
+            f"{json_file}: holds {show(content)}; a COCO file is an object with the lists "
+            f"{', '.join(_FIELDS)}; {STRUCTURE_REMEDY}"
         )
     return content
+
+
+def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the object; refuses repeated keys, of which json would keep the last."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        counts = collections.Counter(key for key, _ in pairs)
+        key = counts.most_common(1)[0][0]
+        raise InputError(f"an object has the key {show(key)} twice; each must be its only one")
+    return result
 
 
 def _check_structure(content: dict[str, Any], json_file: Path) -> None:
@@ -330,12 +198,12 @@ def _check_structure(content: dict[str, Any], json_file: Path) -> None:
         items = content.get(part)
         if not isinstance(items, list) or (part == "images" and not items):
             raise InputError(
-                f'{json_file}: "{part}" is {_show(items)}; a COCO file has the lists '
-                f"{', '.join(_FIELDS)}, and at least one image"
+                f'{json_file}: "{part}" is {show(items)}; a COCO file has the lists '
+                f"{', '.join(_FIELDS)}, and at least one image; {STRUCTURE_REMEDY}"
             )
         for index, item in enumerate(items):
             if fault := _field_fault(item, fields):
-                raise InputError(f"{json_file}: {part}[{index}]{fault}")
+                raise InputError(f"{json_file}: {part}[{index}] {fault}; {STRUCTURE_REMEDY}")
         ids = collections.Counter(item["id"] for item in items)
         item_id, count = next(iter(ids.most_common(1)), (None, 0))
         if part != "annotations" and count > 1:
@@ -346,15 +214,16 @@ def _check_structure(content: dict[str, Any], json_file: Path) -> None:
 
 def _field_fault(item: Any, fields: dict[str, type]) -> str | None:
     if not isinstance(item, dict):
-        return f" is {_show(item)}; it must be an object"
+        return f"is {show(item)}; it must be an object"
+    name = f"(id {show(item.get('id'))})"
     for field, kind in fields.items():
         value = item.get(field)
         if kind is str and type(value) is not str:
-            return f".{field} is {_show(value)}; it must be text"
+            return f"{name}: {field} is {show(value)}; it must be text"
         if kind is int and (type(value) is not int or not -(2**63) <= value < 2**63):
-            return f".{field} is {_show(value)}; it must be a whole number of at most 64 bits"
+            return f"{name}: {field} is {show(value)}; it must be a whole number of 64 bits"
     if item.get("iscrowd", 0) not in (0, 1):
-        return f".iscrowd is {_show(item['iscrowd'])}; it must be 0 or 1"
+        return f"{name}: iscrowd is {show(item['iscrowd'])}; it must be 0 or 1"
     return None
 
 
@@ -370,13 +239,10 @@ def _category_labels(
 def _records(
     content: dict[str, Any], labels: dict[int, int], folder: Path, bad: set[int | None]
 ) -> list[Record]:
-    annotations = collections.defaultdict(list)
+    annotations = {image["id"]: [] for image in content["images"] if image["id"] not in bad}
     for item in content["annotations"]:
-        if item["image_id"] not in bad:
-            crowd = bool(item.get("iscrowd", 0))
-            label = labels.get(item["category_id"], IGNORE_LABEL)  # of unlisted images only
-            annotation = Annotation(item["id"], label, item.get("segmentation", []), crowd)
-            annotations[item["image_id"]].append(annotation)
+        if item["image_id"] in annotations:
+            annotations[item["image_id"]].append(_annotation(item, labels))
     return [
         Record(
             id=image["id"],
@@ -387,8 +253,16 @@ def _records(
             annotations=tuple(annotations[image["id"]]),
         )
         for image in content["images"]
-        if image["id"] not in bad
+        if image["id"] in annotations
     ]
+
+
+def _annotation(item: dict[str, Any], labels: dict[int, int]) -> Annotation:
+    segmentation = item["segmentation"]
+    if isinstance(segmentation, dict):  # what else it holds may be anything
+        segmentation = {key: segmentation[key] for key in ("size", "counts")}
+    crowd = bool(item.get("iscrowd", 0))
+    return Annotation(item["id"], labels[item["category_id"]], segmentation, crowd)
 
 
 # Faults of single images and annotations; each begins with a verb
@@ -407,7 +281,7 @@ def _faults(
         if not fault and (count := names[posixpath.normpath(name)]) > 1:
             fault = f"has a file_name that {count} images have; each must have its own"
         if fault:
-            yield image_id, f"image {image_id} ({_show(name)}) {fault}"
+            yield image_id, f"image {image_id} ({show(name)}) {fault}"
     yield from _annotation_faults(content["annotations"], images, labels)
 
 
@@ -434,10 +308,22 @@ def _name_fault(name: str) -> str | None:
 def _file_fault(name: str, root: str) -> str | None:
     path = os.path.join(root, name)
     if not Path(os.path.realpath(path)).is_relative_to(root):
-        return f"is a link that leads out of the data folder, to {_show(os.path.realpath(path))}"
+        return f"is a link that leads out of the data folder, to {show(os.path.realpath(path))}"
     if not os.path.isfile(path):
-        return f"is listed and absent: there is no file {path}"
+        return f"is listed and absent: {root} has no such file{_nearest_file(name, root)}"
     return None
+
+
+def _nearest_file(name: str, root: str) -> str:
+    """Says which file there is of nearly this name, if any: macOS and Windows write others."""
+    for other in (
+        name.replace("\\", "/"),
+        unicodedata.normalize("NFC", name),
+        unicodedata.normalize("NFD", name),
+    ):
+        if other != name and os.path.isfile(os.path.join(root, other)):
+            return f"; did you mean {other!a}?"
+    return ""
 
 
 def _annotation_faults(
@@ -457,83 +343,8 @@ def _annotation_faults(
             fault = f"is of category {item['category_id']}, which is not listed"
         else:
             segmentation = item.get("segmentation")
-            fault = _segmentation_fault(segmentation, image["height"], image["width"])
+            fault = segmentation_fault(segmentation, height=image["height"], width=image["width"])
         seen.add((image_id, annotation_id))
         if fault:
-            name = _show(image["file_name"])
+            name = show(image["file_name"])
             yield image_id, f"annotation {annotation_id} of image {image_id} ({name}) {fault}"
-
-
-def _segmentation_fault(segmentation: Any, height: int, width: int) -> str | None:
-    if isinstance(segmentation, list) and segmentation:
-        return next(filter(None, map(_polygon_fault, segmentation)), None)
-    if isinstance(segmentation, dict) and segmentation:
-        return _rle_fault(segmentation, height, width)
-    return f"has the segmentation {_show(segmentation)}; it must be a list of polygons or an RLE"
-
-
-def _polygon_fault(polygon: Any) -> str | None:
-    if not isinstance(polygon, list):
-        return f"has the polygon {_show(polygon)}; it must be a list of numbers x, y, x, y, ..."
-    for value in polygon:
-        if type(value) not in (int, float) or not abs(value) <= MAX_COORDINATE:  # NaN, too
-            return (
-                f"has the polygon coordinate {_show(value)}; it must be a number between "
-                f"-{MAX_COORDINATE:.0f} and {MAX_COORDINATE:.0f}"
-            )
-    if len(polygon) < 6 or len(polygon) % 2:  # pycocotools takes four numbers for a box
-        return f"has a polygon of {len(polygon)} numbers; three points or more have 6, 8, 10, ..."
-    return None
-
-
-def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
-    if rle.get("size") != [height, width]:
-        return f"has an RLE of size {_show(rle.get('size'))}; the image has {[height, width]}"
-    try:
-        runs = _run_lengths(rle.get("counts"))
-    except ValueError as error:
-        return f"has an RLE with wrong counts: {error}"
-    if min(runs, default=0) < 0 or sum(runs) != height * width:
-        return (
-            f"has an RLE whose counts sum to {sum(runs)}, the least being {min(runs, default=0)}; "
-            f"they must sum to {height * width} pixels and none be negative"
-        )
-    return None
-
-
-def _run_lengths(counts: Any) -> list[int]:
-    """Returns the lengths of the runs of 0, 1, 0, ... down the columns; ValueError if malformed."""
-    if isinstance(counts, str):
-        return _decompress(counts)
-    if not isinstance(counts, list) or any(type(run) is not int for run in counts):
-        raise ValueError(f"{_show(counts)} is neither text nor a list of whole numbers")
-    return counts
-
-
-def _decompress(text: str) -> list[int]:
-    """Decodes COCO's compressed counts (rleFrString of its maskApi.c), with bounds.
-
-    Each number is little-endian in characters from chr(48) of 5 bits, 32 marks that more follow,
-    and its last bit is the sign; from the fourth on it is the difference to the last but one.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(f"{_show(text)} is no compressed RLE")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) >> 4 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError(f"{_show(text)} ends within a number")
-    return runs
-
-
-def _show(value: Any) -> str:
-    """Returns a value as one short line."""
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

@@ -1,0 +1,167 @@
+"""Paints annotations into label maps. pycocotools crashes on bad ones: here they are checked."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from pycocotools import mask as mask_utils
+
+from trashseg_jax.data.taxonomy import IGNORE_LABEL
+from trashseg_jax.errors import InputError, show
+
+MAX_COORDINATE = 1e5  # pycocotools keeps five times the coordinate in 32 bits
+MAX_OUTLINE = 5e6  # in pixels: pycocotools takes 80 bytes for each, and crashes if it gets none
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """One object: polygons `[[x0, y0, x1, y1, ...], ...]` or an RLE `{"size", "counts"}`."""
+
+    id: int
+    label: int
+    segmentation: list | dict
+    crowd: bool
+
+
+def paint(
+    annotations: Iterable[Annotation], *, height: int, width: int, paint_order: str
+) -> UInt8[np.ndarray, "h w"]:
+    """Returns the label map of an image's annotations; what none covers is 0.
+
+    A polygon covers the pixels (x, y) whose centres (x + 0.5, y + 0.5) it holds (even-odd where
+    it crosses itself), to pycocotools' precision of 0.2 pixels. Crowds are painted first, as
+    IGNORE_LABEL, then by `paint_order`, one of PAINT_ORDERS. "area": large masks first, so that
+    small objects stay on top; "reference": by the length of the first polygon (of an RLE: the
+    number of its runs), short ones first, as the experiments of "AIstage-segmentation" do.
+    Equals keep their order. Raises InputError for a segmentation that is none.
+    """
+    key = PAINT_ORDERS[paint_order]
+    masks = [(annotation, _to_rle(annotation, height, width)) for annotation in annotations]
+    masks.sort(key=lambda mask: (not mask[0].crowd, key(*mask)))
+    label = np.zeros((height, width), np.uint8, order="F")  # as pycocotools' masks
+    for annotation, rle in masks:
+        x, y, box_width, box_height = mask_utils.toBbox(rle).astype(int)
+        box = np.s_[y : y + box_height, x : x + box_width]
+        value = IGNORE_LABEL if annotation.crowd else annotation.label
+        np.copyto(label[box], np.uint8(value), where=mask_utils.decode(rle)[box].view(bool))
+    return np.ascontiguousarray(label)
+
+
+def reaches_outside(annotation: Annotation, *, height: int, width: int) -> bool:
+    """Whether a polygon has a vertex outside the image; one on its border lies inside."""
+    if isinstance(annotation.segmentation, dict):
+        return False
+    points = np.concatenate(annotation.segmentation).reshape(-1, 2)
+    return bool((points < 0).any() or (points > (width, height)).any())
+
+
+def _area_key(annotation: Annotation, rle: Any) -> int:
+    del annotation
+    return -int(mask_utils.area(rle))
+
+
+def _reference_key(annotation: Annotation, rle: Any) -> int:
+    del rle
+    segmentation = annotation.segmentation
+    if isinstance(segmentation, list):
+        return len(segmentation[0])
+    return len(_run_lengths(segmentation["counts"]))
+
+
+PAINT_ORDERS = {"area": _area_key, "reference": _reference_key}
+
+
+def _to_rle(annotation: Annotation, height: int, width: int) -> Any:
+    """Returns pycocotools' RLE of an annotation's mask: the union of its polygons, or its RLE."""
+    if fault := segmentation_fault(annotation.segmentation, height=height, width=width):
+        raise InputError(f"annotation {annotation.id} {fault}")
+    if isinstance(annotation.segmentation, list):
+        return mask_utils.merge(mask_utils.frPyObjects(annotation.segmentation, height, width))
+    runs = _run_lengths(annotation.segmentation["counts"])
+    pixels = np.repeat(np.arange(len(runs)).astype(np.uint8) % 2, runs)
+    return mask_utils.encode(pixels.reshape((height, width), order="F"))
+
+
+# What is wrong with a segmentation; each text begins with a verb
+
+
+def segmentation_fault(segmentation: Any, *, height: int, width: int) -> str | None:
+    """Says what pycocotools would misread or follow out of its memory's bounds, else None."""
+    if isinstance(segmentation, list) and segmentation:
+        return next(filter(None, map(_polygon_fault, segmentation)), None)
+    if isinstance(segmentation, dict) and segmentation:
+        return _rle_fault(segmentation, height, width)
+    return f"has the segmentation {show(segmentation)}; it must be a list of polygons or an RLE"
+
+
+def _polygon_fault(polygon: Any) -> str | None:
+    if not isinstance(polygon, list):
+        return f"has the polygon {show(polygon)}; it must be a list of numbers x, y, x, y, ..."
+    for value in polygon:
+        if type(value) not in (int, float) or not abs(value) <= MAX_COORDINATE:  # NaN, too
+            return (
+                f"has the polygon coordinate {show(value)}; it must be a number between "
+                f"-{MAX_COORDINATE:.0f} and {MAX_COORDINATE:.0f}"
+            )
+    if len(polygon) < 6 or len(polygon) % 2:  # pycocotools takes four numbers for a box
+        return f"has a polygon of {len(polygon)} numbers; three points or more have 6, 8, 10, ..."
+    points = np.array(polygon, float).reshape(-1, 2)
+    outline = np.abs(points - np.roll(points, 1, axis=0)).max(1).sum()
+    if outline > MAX_OUTLINE:
+        return (
+            f"has a polygon whose outline is {outline:.0f} pixels long; it must be at most "
+            f"{MAX_OUTLINE:.0f}"
+        )
+    return None
+
+
+def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
+    if rle.get("size") != [height, width]:
+        return (
+            f"has an RLE of size {show(rle.get('size'))}; it must be the image's, {height, width}"
+        )
+    try:
+        runs = _run_lengths(rle.get("counts"))
+    except ValueError as error:
+        return f"has an RLE whose counts {error}"
+    pixels = height * width
+    for run in runs:
+        if not 0 <= run <= pixels:
+            return f"has an RLE with a run of {show(run)}; it must be from 0 to {pixels} pixels"
+    if sum(runs) != pixels:
+        return f"has an RLE whose counts sum to {sum(runs)}; they must sum to {pixels} pixels"
+    return None
+
+
+def _run_lengths(counts: Any) -> list[int]:
+    """Returns the lengths of the runs of 0, 1, 0, ... down the columns; ValueError if malformed."""
+    if isinstance(counts, str):
+        return _decompress(counts)
+    if not isinstance(counts, list) or any(type(run) is not int for run in counts):
+        raise ValueError(f"are {show(counts)}; they must be text or a list of whole numbers")
+    return counts
+
+
+def _decompress(text: str) -> list[int]:
+    """Decodes COCO's compressed counts (rleFrString of its maskApi.c), with bounds.
+
+    Each number is little-endian in characters from chr(48) of 5 bits, 32 marks that more follow,
+    and its last bit is the sign; from the fourth on it is the difference to the last but one.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise ValueError(f"are {show(text)}; they must be text that pycocotools wrote")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) >> 4 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError(f"are {show(text)}, which ends within a number; they must be whole")
+    return runs

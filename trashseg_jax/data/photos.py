@@ -1,0 +1,101 @@
+"""Reads photographs of any kind as upright JPEG or PNG bytes, and refuses what is none."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from trashseg_jax.errors import InputError
+
+MAX_PIXELS = 178_000_000  # about where Pillow, too, takes an image for a decompression bomb
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+EXIF_ORIENTATION = 0x0112
+
+
+def read_photo(path: Path) -> tuple[tuple[int, int], bytes]:
+    """Returns (width, height) after EXIF rotation, and a JPEG or PNG of the RGB or grey pixels.
+
+    The bytes are the file's where that is such a JPEG already; what was lossless stays lossless.
+    Raises InputError for a file that is no image, is damaged, or holds several pictures, and for
+    one of more than MAX_PIXELS by its header alone, without decoding it.
+    """
+    try:
+        return _upright(path.read_bytes())
+    except Exception as error:  # broken files make Pillow raise whatever they trip over
+        raise InputError(f"{path}: {_fault(error)}") from error
+
+
+def encode(image: Image.Image, image_format: str) -> bytes:
+    """Returns the file of an image, "JPEG" or "PNG"."""
+    file = io.BytesIO()
+    if image_format == "JPEG":
+        image.save(file, "JPEG", quality=95, subsampling=0)
+    else:
+        image.save(file, "PNG", compress_level=1)  # hardly larger, and several times faster
+    return file.getvalue()
+
+
+def _fault(error: Exception) -> str:
+    """Returns what is wrong with the file that raised the error, and the remedy."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS} pixels; scale it and its annotations down"
+    if isinstance(error, UnidentifiedImageError):
+        return f"is no image of the formats {', '.join(IMAGE_FORMATS)}; replace it"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"can't be read ({error.strerror}); restore it"
+    why = " ".join(str(error).split()) or type(error).__name__
+    return f"is damaged ({why}); replace it with a whole copy"
+
+
+def _upright(data: bytes) -> tuple[tuple[int, int], bytes]:
+    with warnings.catch_warnings():
+        # Pillow's, of broken EXIF, transparent palettes, many pixels
+        warnings.simplefilter("ignore")
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        if image.format != "MPO" and getattr(image, "is_animated", False):
+            raise InputError("holds several pictures; save the one that is annotated alone")
+        image.load()
+        is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with more behind it
+        rotated = image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
+        plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
+        if plain and image.mode in ("RGB", "L") and not rotated:
+            return image.size, data
+        pixels = _to_rgb(ImageOps.exif_transpose(image))
+    return pixels.size, encode(pixels, "JPEG" if is_jpeg else "PNG")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Returns 8-bit RGB pixels without alpha or metadata; 16-bit grey is scaled."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
+    elif image.mode in ("I", "F"):
+        raise InputError(f"has pixels of type {image.mode}; save it with 8 or 16 bits per channel")
+    return Image.fromarray(np.asarray(image.convert("RGB")))
+
+
+def _jpeg_frame(data: bytes) -> int:
+    """Returns the marker of a JPEG's coding: 0xC0 and 0xC1 baseline, 0xC2 progressive.
+
+    Raises ValueError where the end marker is missing: TensorFlow refuses such a file, and Pillow
+    only some.
+    """
+    frame, at = 0, 2
+    while data[at : at + 1] == b"\xff":
+        marker = data[at + 1]
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xDA:  # the first scan begins
+            if data.find(b"\xff\xd9", at) < 0:
+                raise ValueError("truncated: the JPEG's end marker is missing")
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = marker
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return frame
