@@ -6,6 +6,7 @@ A whole evaluation with the CRF is in test_train.py. What workers do wrong is in
 import importlib.util
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -211,12 +212,14 @@ def test_worker_that_does_not_even_read_is_replaced(pool):
     check_answer(pool.submit(*one), one)
 
 
-def test_worker_that_died_idle_costs_an_image_no_try(pool, tmp_path):
-    pool._refine.keywords["folder"] = str(tmp_path)  # of workers to come
-    (tmp_path / Deed.DIE_ONCE.name).touch()
-    for _ in range(2):
-        os.kill(pid := next_worker(pool), signal.SIGKILL)
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+def test_workers_that_died_idle_cost_an_image_no_try(pool):
+    for future in [pool.submit(*task(Deed.ANSWER)) for _ in range(4)]:
+        future.result()
+    processes = [worker._process for worker in pool._idle]
+    assert len(processes) == 2
+    for process in processes:
+        process.kill()
+        multiprocessing.connection.wait([process.sentinel])
     check_answer(pool.submit(*task(Deed.ANSWER)), task(Deed.ANSWER))
 
 
