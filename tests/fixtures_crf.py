@@ -7,7 +7,6 @@ import enum
 import os
 import signal
 import sys
-import time
 import zlib
 
 import numpy as np
@@ -22,7 +21,7 @@ class Deed(enum.IntEnum):
     STOP_ONCE = 3
     STOP_THEN_DIE = 4
     RAISE = 5
-    SLEEP = 6
+    BUSY = 6
     LOOK = 7  # answers 1 if JAX or TensorFlow is loaded, else 0
 
 
@@ -38,9 +37,9 @@ def behave(probs, image, *, folder):
         os._exit(7)
     if deed == Deed.RAISE:
         raise MemoryError("too large")
-    if deed == Deed.SLEEP:
-        print("asleep", flush=True)
-        time.sleep(600)
+    if deed == Deed.BUSY:
+        print("busy", flush=True)
+        sum(range(10**10))  # minutes in which no other thread gets the GIL, as in pydensecrf
     if deed == Deed.LOOK:
         return np.array([[bool({"jax", "tensorflow"} & set(sys.modules))]], np.uint8)
     return best(probs)

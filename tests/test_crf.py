@@ -232,16 +232,16 @@ def test_exceptions_reach_the_caller_with_their_place_and_spare_the_worker(pool)
 
 
 def test_pool_that_is_left_ends_its_workers_at_once_and_can_be_entered_again(tmp_path, capfd):
-    """Left by Ctrl-C while its worker is busy for ten minutes and two images wait."""
+    """Left by Ctrl-C while its worker is busy for minutes and two images wait."""
     behave = partial(fixtures_crf.behave, folder=str(tmp_path))
     pool, others = crf.CrfPool(1, behave, timeout=600.0), set(multiprocessing.active_children())
     futures = []
 
     def enter_and_interrupt():
         with pool:
-            futures.append(pool.submit(*task(Deed.SLEEP)))
+            futures.append(pool.submit(*task(Deed.BUSY)))
             futures.append(pool.submit(*task(Deed.ANSWER)))
-            while "asleep" not in capfd.readouterr().out:
+            while "busy" not in capfd.readouterr().out:
                 time.sleep(0.01)
             raise KeyboardInterrupt
 
@@ -281,7 +281,7 @@ def test_workers_end_when_the_parent_is_killed():
         "import numpy as np, trashseg_jax.crf as crf, fixtures_crf, functools\n"
         "behave = functools.partial(fixtures_crf.behave, folder='')\n"
         "with crf.CrfPool(1, behave, timeout=600.0) as pool:\n"
-        f"    image = np.full((4, 4, 3), {int(Deed.SLEEP)}, np.uint8)\n"
+        f"    image = np.full((4, 4, 3), {int(Deed.BUSY)}, np.uint8)\n"
         "    pool.submit(np.zeros((4, 4, 3), np.float32), image).result()\n"
     )
     root = Path(__file__).parent
@@ -292,7 +292,7 @@ def test_workers_end_when_the_parent_is_killed():
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert parent.stdout.readline() == "asleep\n"
+    assert parent.stdout.readline() == "busy\n"
     parent.kill()
     parent.communicate(timeout=60)  # raises if they live on
 

@@ -4,6 +4,7 @@ Spawned processes import this module: neither JAX nor TensorFlow, and pydensecrf
 """
 
 import contextlib
+import fcntl
 import importlib
 import multiprocessing
 import os
@@ -237,7 +238,7 @@ class _Worker:
 def _work(pipe: Connection, refine: Callable[..., Any]) -> None:
     """Answers until the pipe ends. Leaves Ctrl-C to the parent, and ends with it in any case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    _end_with_parent()
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)  # has started
         while True:
@@ -253,11 +254,17 @@ def _answer(refine: Callable[..., Any], arguments: tuple[np.ndarray, ...]) -> tu
         return False, error
 
 
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _end_with_parent() -> None:
+    """Makes the kernel end this process when the parent's end of a pipe between them closes.
+
+    A thread that waited for it would wait for the GIL, too, which pydensecrf holds. Where a
+    system leaves SIGIO unanswered, as macOS does, the process ends after its image.
+    """
+    parent: Any = multiprocessing.parent_process()
+    pipe = parent.sentinel
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # what comes then; it ends a process
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def num_cores() -> int:
