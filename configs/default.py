@@ -72,6 +72,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "bilateral_srgb": 13.0,
             "bilateral_compat": 10.0,
             "workers": -1,  # processes; -1: one a core, 0: none, refines between the batches
+            "timeout": 300.0,  # seconds an image may take a process, before another one tries
         }
     )
     config.recipes = _recipes()

@@ -1,14 +1,25 @@
 """Mean field against a brute force over all pairs of pixels; the pool; its place in evaluation.
 
-A whole evaluation with the CRF is in test_train.py.
+A whole evaluation with the CRF is in test_train.py. What workers do wrong is in fixtures_crf.py.
 """
 
 import importlib.util
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
 import subprocess
 import sys
+import time
+import zlib
+from functools import partial
+from pathlib import Path
 
+import fixtures_crf
 import numpy as np
 import pytest
+from fixtures_crf import Deed
 
 from trashseg_jax import build, crf, evaluate, train
 from trashseg_jax.errors import InputError
@@ -125,31 +136,170 @@ def test_read_only_and_strided_arrays_are_taken_and_left_alone():
 
 
 @needs_pydensecrf
-@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_pool_gives_each_image_its_own_result(workers):
     """More images than may be pending, of different sizes."""
     scenes = [scene(seed, 6 + seed, 9) for seed in range(7)]
-    with crf.CrfPool(workers, OPTIONS) as pool:
+    with crf.CrfPool(workers, partial(crf.refine, **OPTIONS), timeout=60.0) as pool:
         futures = [pool.submit(*pair) for pair in scenes]
         results = [future.result() for future in futures]
-        if pool._executor:
-            loaded = "{'jax', 'tensorflow'} & set(__import__('sys').modules)"
-            assert pool._executor.submit(eval, loaded).result() == set()
     for pair, result in zip(scenes, results, strict=True):
         np.testing.assert_array_equal(result, crf.refine(*pair, **OPTIONS))
 
 
-@needs_pydensecrf
-def test_worker_errors_reach_the_caller():
-    with crf.CrfPool(1, OPTIONS | {"iterations": "many"}) as pool:
-        future = pool.submit(*scene(0))
-        with pytest.raises(TypeError):
-            future.result()
+TIMEOUT = 3.0  # many times what an image takes here on a busy machine
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """Two workers that do what an image says, for as many tests as they survive or not."""
+    behave = partial(fixtures_crf.behave, folder=str(tmp_path_factory.mktemp("deeds")))
+    with crf.CrfPool(2, behave, timeout=TIMEOUT) as pool:
+        yield pool
+
+
+def task(deed, seed=0, size=4):
+    """Random predictions, and an image that tells the worker what to do with them."""
+    probs = np.random.default_rng(seed).random((size, size, 3), np.float32)
+    return probs, np.full((size, size, 3), deed, np.uint8)
+
+
+def check_answer(future, task):
+    np.testing.assert_array_equal(future.result(60), fixtures_crf.best(task[0]))
+
+
+def next_worker(pool):
+    """The process that gets the next image while all are idle."""
+    pool.submit(*task(Deed.ANSWER)).result()
+    return pool._idle[-1]._process.pid
+
+
+def test_workers_load_neither_jax_nor_tensorflow(pool):
+    assert pool.submit(*task(Deed.LOOK)).result() == 0
+
+
+def test_image_whose_worker_is_killed_is_redone(pool):
+    deeds = [Deed.ANSWER, Deed.DIE_ONCE, Deed.ANSWER, Deed.ANSWER]
+    tasks = [task(deed, seed) for seed, deed in enumerate(deeds)]
+    for future, one in zip([pool.submit(*one) for one in tasks], tasks, strict=True):
+        check_answer(future, one)
+
+
+def test_image_whose_worker_is_killed_twice_is_reported_and_the_others_are_done(pool):
+    tasks = [task(deed, seed) for seed, deed in enumerate([Deed.DIE, Deed.ANSWER, Deed.ANSWER])]
+    futures = [pool.submit(*one) for one in tasks]
+    reason = r"^worker died \(signal 9\), then worker died \(signal 9\)$"
+    with pytest.raises(crf.CrfError, match=reason):
+        futures[0].result()
+    for future, one in zip(futures[1:], tasks[1:], strict=True):
+        check_answer(future, one)
+
+
+def test_hanging_worker_is_replaced_and_its_image_redone(pool):
+    """A second image hangs at the same time, and its next worker ends."""
+    tasks = [task(Deed.STOP_ONCE), task(Deed.STOP_THEN_DIE)]
+    redone, lost = [pool.submit(*one) for one in tasks]
+    check_answer(redone, tasks[0])
+    reason = r"^no answer within 3 s, then worker died \(exit code 7\)$"
+    with pytest.raises(crf.CrfError, match=reason):
+        lost.result()
+
+
+def test_worker_that_does_not_even_read_is_replaced(pool):
+    """A megabyte fits into no pipe: the sender waits."""
+    one = task(Deed.ANSWER, size=512)
+    os.kill(next_worker(pool), signal.SIGSTOP)
+    check_answer(pool.submit(*one), one)
+
+
+def test_workers_that_died_idle_cost_an_image_no_try(pool):
+    for future in [pool.submit(*task(Deed.ANSWER)) for _ in range(4)]:
+        future.result()
+    processes = [worker._process for worker in pool._idle]
+    assert len(processes) == 2
+    for process in processes:
+        process.kill()
+        multiprocessing.connection.wait([process.sentinel])
+    check_answer(pool.submit(*task(Deed.ANSWER)), task(Deed.ANSWER))
+
+
+def test_exceptions_reach_the_caller_with_their_place_and_spare_the_worker(pool):
+    worker = next_worker(pool)
+    with pytest.raises(MemoryError, match="too large") as caught:
+        pool.submit(*task(Deed.RAISE)).result()
+    assert "fixtures_crf.py" in caught.value.__notes__[0]
+    assert next_worker(pool) == worker
+
+
+def test_pool_that_is_left_ends_its_workers_at_once_and_can_be_entered_again(tmp_path, capfd):
+    """Left by Ctrl-C while its worker is busy for minutes and two images wait."""
+    behave = partial(fixtures_crf.behave, folder=str(tmp_path))
+    pool, others = crf.CrfPool(1, behave, timeout=600.0), set(multiprocessing.active_children())
+    futures = []
+
+    def enter_and_interrupt():
+        with pool:
+            futures.append(pool.submit(*task(Deed.BUSY)))
+            futures.append(pool.submit(*task(Deed.ANSWER)))
+            while "busy" not in capfd.readouterr().out:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        enter_and_interrupt()
+    assert set(multiprocessing.active_children()) <= others
+    with pytest.raises(RuntimeError, match="the pool was left"):
+        futures[0].result(0)
+    assert futures[1].done()
+    with pool:
+        check_answer(pool.submit(*task(Deed.ANSWER)), task(Deed.ANSWER))
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "seconds", "reason"),
+    [(os._exit, 3, 60.0, "exit code 3"), (time.sleep, 600, 1.0, "no answer within 1 s")],
+)
+def test_workers_that_cannot_start_are_an_error_and_not_tried_for_ever(
+    monkeypatch, function, argument, seconds, reason
+):
+    """Two processes are tried, not two an image."""
+    monkeypatch.setattr(crf, "START_TIMEOUT", seconds)
+    worker, started = crf._Worker, []
+    monkeypatch.setattr(crf, "_Worker", lambda refine: started.append(1) or worker(refine))
+    unloadable = partial(fixtures_crf.best, fixtures_crf.Unloadable(function, argument))
+    with crf.CrfPool(1, unloadable, timeout=60.0) as pool:
+        futures = [pool.submit(*task(Deed.ANSWER)) for _ in range(4)]
+        for future in futures:
+            with pytest.raises(RuntimeError, match=f"{reason}.*config.crf.workers=0"):
+                future.result()
+    assert len(started) == 2
+
+
+def test_workers_end_when_the_parent_is_killed():
+    """Their standard output is the parent's: it ends when the last of them has."""
+    code = (
+        "import numpy as np, trashseg_jax.crf as crf, fixtures_crf, functools\n"
+        "behave = functools.partial(fixtures_crf.behave, folder='')\n"
+        "with crf.CrfPool(1, behave, timeout=600.0) as pool:\n"
+        f"    image = np.full((4, 4, 3), {int(Deed.BUSY)}, np.uint8)\n"
+        "    pool.submit(np.zeros((4, 4, 3), np.float32), image).result()\n"
+    )
+    root = Path(__file__).parent
+    path = os.pathsep.join([str(root), str(root.parent), os.environ.get("PYTHONPATH", "")])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout.readline() == "busy\n"
+    parent.kill()
+    parent.communicate(timeout=60)  # raises if they live on
 
 
 def test_all_cores_are_the_default():
-    pool = crf.CrfPool(-1, OPTIONS)
-    assert pool._workers == crf.num_cores() >= 1
+    pool = crf.CrfPool(-1, crf.refine, timeout=60.0)
+    assert pool._num_workers == crf.num_cores() >= 1
 
 
 def test_module_that_workers_import_is_light():
@@ -163,6 +313,8 @@ def test_module_that_workers_import_is_light():
     ("key", "value", "line"),
     [
         ("workers", -2, "config.crf.workers=-2: must be 0 or more"),
+        ("timeout", 0.0, "config.crf.timeout=0.0: must be a positive number of seconds"),
+        ("timeout", float("inf"), "config.crf.timeout=inf: must be a positive number"),
         ("iterations", 0, "config.crf.iterations=0: must be positive"),
         ("bilateral_srgb", 0.0, "config.crf.bilateral_srgb=0.0: must be positive"),
         ("gaussian_compat", -1.0, "config.crf.gaussian_compat=-1.0: must be positive"),
@@ -189,7 +341,7 @@ class Immediate(crf.CrfPool):
     """Remembers what it was given and answers class 1 everywhere."""
 
     def __init__(self):
-        super().__init__(0, OPTIONS)
+        super().__init__(0, crf.refine, timeout=60.0)
         self.given = []
 
     def submit(self, probs, image):
@@ -232,3 +384,50 @@ def test_batch_is_handed_out_after_the_next_one_went_in():
     refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3)
     counts = [len(pool.given) for _ in refined]
     assert counts == [4, 5, 5]
+
+
+def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
+    tiny_config, prepared, tmp_path, monkeypatch
+):
+    """An evaluation whose CRF answers class 0 everywhere, and kills its process at one image."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from trashseg_jax import report, sharding, steps
+    from trashseg_jax.data import pipeline
+
+    class Model(nn.Module):
+        """Takes colours, repeated, for logits."""
+
+        def __call__(self, image, *, train):
+            return jnp.tile(image, 4)[..., :11]
+
+    config = tiny_config()
+    source = prepared.source("val")
+    one_by_one = pipeline.eval_batches(
+        source, batch_size=1, image_size=32, process_index=0, process_count=1
+    )
+    images = {int(batch["id"][0]): batch["image"][0] for batch in one_by_one}
+    victim = list(images)[3]
+    die = partial(fixtures_crf.die_at, checksum=zlib.crc32(images[victim].tobytes()))
+    pool = crf.CrfPool(2, die, timeout=60.0)
+    monkeypatch.setattr(build, "build_crf", lambda config: pool)
+    mesh = sharding.make_mesh()
+    score = evaluate.build_scorer(config, prepared, Model(), mesh, refine=True)
+    result = score(steps.TrainState(0, {}, {}, (), {}))
+
+    place = result.ids.tolist().index(victim)
+    expected = np.zeros_like(result.confusion)
+    expected[:, :, 0] = result.confusion.sum(-1)
+    expected[place] = result.confusion[place]
+    np.testing.assert_array_equal(result.refined_confusion, expected)
+    assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
+
+    figures = evaluate.write_reports(config, tmp_path, prepared, result, step=0)
+    reason = "worker died (signal 9), then worker died (signal 9)"
+    assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [
+        {"id": victim, "reason": reason}
+    ]
+    for text in (report.format_table(figures), (tmp_path / "report.html").read_text()):
+        assert "these count as predicted: 1" in text
+        assert f"image {victim}: {reason}" in text

@@ -56,7 +56,7 @@ def test_balance_shows_alpha_and_shares_by_class():
 
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
-    crf = metrics.summarize(refined, classes=CLASSES, common_share=0.0)
+    crf = {**metrics.summarize(refined, classes=CLASSES, common_share=0.0), "failed": []}
     report.write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
     page = (tmp_path / "report.html").read_text()
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
@@ -319,8 +320,11 @@ def build_crf(config: Config) -> crf.CrfPool:
     options = config.crf.to_dict()
     del options["enabled"]
     workers = options.pop("workers")
+    timeout = options.pop("timeout")
     if workers < -1:
         raise InputError(f"config.crf.workers={workers}: must be 0 or more, or -1 for all cores")
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise InputError(f"config.crf.timeout={timeout}: must be a positive number of seconds")
     for key, value in options.items():
         if value < 0 or (value == 0 and not key.endswith("compat")):
             raise InputError(
@@ -328,7 +332,7 @@ def build_crf(config: Config) -> crf.CrfPool:
                 "compat to 0"
             )
     crf.import_densecrf()
-    return crf.CrfPool(workers, options)
+    return crf.CrfPool(workers, partial(crf.refine, **options), timeout=timeout)
 
 
 def build_normalize(config: Config) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Batch = dict[str, Any]
 
 NUM_SAMPLES = 12
+REASON_BYTES = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Evaluation:
     ids: Integer[np.ndarray, "n"]
     confusion: Integer[np.ndarray, "n k k"]
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
+    unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
     samples: list[report.Sample]
 
 
@@ -121,8 +123,9 @@ def score_batches(
 def refine_batches(
     scored: Iterator[Batch], pool: crf.CrfPool, *, num_classes: int
 ) -> Iterator[Batch]:
-    """Replaces `probs` by `refined` u8[b,h,w] and `refined_confusion` i64[b,k,k].
+    """Replaces `probs` by `refined` u8[b,h,w], `refined_confusion` i64[b,k,k] and `unrefined`.
 
+    The last is u8[b,REASON_BYTES]: in ASCII why a row is the raw prediction, 0 where it is not.
     Each batch comes out after the next one went in: the pool never waits for the device.
     """
     waiting: list[tuple[Batch, list[Future]]] = []
@@ -150,11 +153,19 @@ def submit_rows(
 def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Batch:
     """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label."""
     refined = np.zeros_like(batch["label"])
+    reasons = [""] * len(refined)
     for row, future in zip(np.flatnonzero(batch["mask"]), futures, strict=True):
         height, width = batch["size"][row]
-        refined[row, :height, :width] = future.result()
+        try:
+            classes = future.result()
+        except crf.CrfError as error:
+            classes = sharding.local_rows(batch["prediction"])[row, :height, :width]
+            reasons[row] = str(error)
+        refined[row, :height, :width] = classes
     confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
-    return {**batch, "refined": refined, "refined_confusion": confusion}
+    # As numbers: only these travel between processes.
+    unrefined = np.array(reasons, f"S{REASON_BYTES}").view(np.uint8).reshape(-1, REASON_BYTES)
+    return {**batch, "refined": refined, "refined_confusion": confusion, "unrefined": unrefined}
 
 
 def collect(
@@ -164,10 +175,11 @@ def collect(
 
     With several processes the samples are left out.
     """
+    wanted = {"id", "mask", "confusion", "refined_confusion", "unrefined"}
     kept: dict[str, list] = {}
     samples, place = [], 0
     for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch"):
-        for key in batch.keys() & {"id", "mask", "confusion", "refined_confusion"}:
+        for key in batch.keys() & wanted:
             kept.setdefault(key, []).append(batch[key])  # fetched at the end: no waiting here
         rows = np.flatnonzero(np.isin(place + np.arange(len(batch["id"])), sample_at))
         if rows.size and jax.process_count() == 1:
@@ -190,7 +202,11 @@ def gather(kept: dict[str, list], samples: list[report.Sample]) -> Evaluation:
         for key in sorted(kept)  # the processes must agree on the order
     }
     valid = {key: value[joined["mask"]] for key, value in joined.items()}
-    return Evaluation(valid["id"], valid["confusion"], valid.get("refined_confusion"), samples)
+    ids, refined = valid["id"], valid.get("refined_confusion")
+    texts = valid.get("unrefined", np.zeros((len(ids), 0), np.uint8))
+    reasons = [bytes(text).rstrip(b"\0").decode() for text in texts]
+    unrefined = {int(i): reason for i, reason in zip(ids, reasons, strict=True) if reason}
+    return Evaluation(ids, valid["confusion"], refined, unrefined, samples)
 
 
 def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int) -> dict[str, Any]:
@@ -199,12 +215,13 @@ def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int
         metrics.summarize, classes=data.classes, common_share=config.eval.common_share
     )
     refined = result.refined_confusion
+    failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
         "step": step,
         **summary(result.confusion),
-        **({} if refined is None else {"crf": summary(refined)}),
+        **({} if refined is None else {"crf": {**summary(refined), "failed": failed}}),
         "skipped": data.problems,
         "clipped_annotations": data.clipped,
     }

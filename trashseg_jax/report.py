@@ -76,11 +76,14 @@ def format_balance(derived: dict[str, Any]) -> str:
 
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
-    """Returns lines that say which images were left out and what was clipped, if any."""
+    """Returns lines on the images left out or not refined, and on what was clipped, if any."""
     skipped, clipped = figures["skipped"], figures["clipped_annotations"]
     lines = [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
     if clipped:
         lines.append(f"annotations that reached outside their image, clipped: {clipped}")
+    if failed := figures["crf"]["failed"] if "crf" in figures else []:
+        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
+        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
     return lines
 
 
