@@ -188,6 +188,7 @@ def prepare(
             if not builder.data_path.exists():  # another run may have prepared it meanwhile
                 shutil.rmtree(target, ignore_errors=True)  # what an interrupted one left
                 _generate(builder)
+    if not builder.info.initialized:  # another run has prepared it since the builder looked
         builder.info.read_from_directory(builder.data_path)
     return Prepared(builder)
 
