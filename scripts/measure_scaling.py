@@ -12,6 +12,7 @@ import argparse
 import os
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -117,16 +118,17 @@ def closed_form(state: Any) -> int:
 
 
 def print_records(counts: list[int]) -> None:
-    print("\nrecords  build table s  table MB  drawn at 1e6 s  dealt at 1e6 s  order MB")
+    print("\nrecords  build table s  peak MB  table MB  drawn at 1e6 s  dealt at 1e6 s  order MB")
     for count in counts:
         weights = np.random.default_rng(0).exponential(size=count)
         build_s, table = timed(sampling.alias_table, weights)
+        peak_mb = peak_bytes(sampling.alias_table, weights) / MB
         drawn_s, _ = timed(first_batch, partial(sampling.weighted_index, seed=0, table=table))
         dealt_s, _ = timed(first_batch, partial(sampling.uniform_index, seed=0, size=count))
         table_mb = sum(column.nbytes for column in table) / MB
         print(
-            f"{count:7}  {build_s:13.4f}  {table_mb:8.3f}  {drawn_s:14.5f}  {dealt_s:14.5f}"
-            f"  {8 * count / MB:8.3f}"
+            f"{count:7}  {build_s:13.4f}  {peak_mb:7.2f}  {table_mb:8.3f}  {drawn_s:14.5f}"
+            f"  {dealt_s:14.5f}  {8 * count / MB:8.3f}"
         )
 
 
@@ -139,6 +141,14 @@ def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     began = time.perf_counter()
     result = function(*arguments)
     return time.perf_counter() - began, result
+
+
+def peak_bytes(function: Callable[..., Any], *arguments: Any) -> int:
+    tracemalloc.start()
+    function(*arguments)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
 
 
 if __name__ == "__main__":
