@@ -90,17 +90,23 @@ def wait_for(path, processes):
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = tiny_config()
-    config.train.update({"steps": STEPS, "eval_every": 3, "checkpoint_every": 2})
+    config.train.update(
+        {"steps": STEPS, "eval_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
+    )
     config.crf.update({"enabled": HAS_CRF, "iterations": 2, "workers": 0})
     return config
 
 
-def changed(config, **train_options):
-    """A copy with other options of the training, and without the CRF."""
+def go_on(config, source, target, *, after, devices):
+    """Copies the run in `source` as it was after a step, and ends it in this process."""
+    shutil.copytree(source, target)
+    for checkpoint in (target / "checkpoints").iterdir():
+        if not checkpoint.name.isdigit() or int(checkpoint.name) > after:
+            shutil.rmtree(checkpoint)
     config = config.copy_and_resolve_references()
-    config.train.update(train_options)
     config.crf.enabled = False
-    return config
+    train_on(config, target, devices=devices)
+    return target
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +124,6 @@ def single(given, tmp_path_factory):
     arguments = [given, f"--workdir={folder / 'run'}"]
     assert wait(start(folder, *arguments, devices=2, flags=((),))) == [0]
     return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def quadruple(config, tmp_path_factory):
-    """The workdir of a run of one process on four devices, with the checkpoints of 2, 4 and 6."""
-    workdir = tmp_path_factory.mktemp("quadruple") / "run"
-    train_on(changed(config, keep_checkpoints=9), workdir, devices=4)
-    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -191,27 +189,21 @@ def test_two_processes_prepare_the_data_once(double):
     assert len([p for p in (double[0] / "cache/prepared").iterdir() if p.is_dir()]) == 1
 
 
-def test_one_process_goes_on_from_the_checkpoint_of_two(double, config):
-    """On four devices, for two steps more."""
-    workdir, log = double[0] / "run", read_log(double[0] / "run")
-    figures = train_on(changed(config, steps=STEPS + 2), workdir, devices=4)
-    assert figures["step"] == STEPS + 2
-    assert read_log(workdir)[: len(log)] == log
-    assert [e["step"] for e in read_log(workdir)[len(log) :] if "loss" in e] == [7, 8]
+def test_run_goes_on_on_other_devices(double, config, tmp_path):
+    """Two processes to one with four devices, then to two and to one: but for the order of sums."""
+    expected = read_log(double[0] / "run")
+    four = go_on(config, double[0] / "run", tmp_path / "4", after=2, devices=4)
+    assert_like(read_log(four), expected)
+    for devices in (2, 1):
+        fewer = go_on(config, four, tmp_path / str(devices), after=4, devices=devices)
+        assert_like(read_log(fewer), expected)
 
 
-@pytest.mark.parametrize("devices", [2, 1])
-def test_run_of_four_devices_goes_on_on_fewer(quadruple, config, tmp_path, devices):
-    """From step 2 to 6: the losses but for the order of sums."""
-    workdir = shutil.copytree(quadruple, tmp_path / "run")
-    for checkpoint in (workdir / "checkpoints").iterdir():
-        if checkpoint.name != "2":
-            shutil.rmtree(checkpoint)
-    train_on(changed(config), workdir, devices=devices)
-    expected, actual = read_log(quadruple), read_log(workdir)
-    assert [e["step"] for e in actual] == [e["step"] for e in expected]
-    for one, other in zip(actual, expected, strict=True):
-        assert one.get("loss") == pytest.approx(other.get("loss"), rel=1e-4)
+def assert_like(log, expected):
+    assert [e["step"] for e in log] == [e["step"] for e in expected]
+    losses = [[e["loss"] for e in entries if "loss" in e] for entries in (log, expected)]
+    assert len(losses[0]) == STEPS
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_processes_with_other_flags_end_with_one_line(given, tmp_path):
