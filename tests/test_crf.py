@@ -414,7 +414,7 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     monkeypatch.setattr(build, "build_crf", lambda config: pool)
     mesh = sharding.make_mesh()
     score = evaluate.build_scorer(config, prepared, Model(), mesh, refine=True)
-    result = score(steps.TrainState(0, {}, {}, (), {}))
+    result = score(steps.TrainState(0, 0, {}, {}, (), {}))
 
     place = result.ids.tolist().index(victim)
     expected = np.zeros_like(result.confusion)

@@ -22,7 +22,7 @@ def handlers():
 
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_signal_is_told_at_the_next_step_only(number):
-    with interrupts.StepBoundary() as boundary:
+    with interrupts.StepBoundary(several_processes=False) as boundary:
         assert not boundary.is_last(1)
         os.kill(os.getpid(), number)
         assert boundary.is_last(2)
@@ -31,7 +31,7 @@ def test_signal_is_told_at_the_next_step_only(number):
 
 def test_outside_of_the_steps_a_signal_raises():
     interrupts.raise_on_signals()
-    with interrupts.StepBoundary():
+    with interrupts.StepBoundary(several_processes=False):
         pass
     with pytest.raises(Interrupted, match="SIGTERM: nothing was lost"):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -41,7 +41,7 @@ def test_second_sigint_ends_the_process_at_once():
     code = """
 import os, signal
 from trashseg_jax.interrupts import StepBoundary
-with StepBoundary() as boundary:
+with StepBoundary(several_processes=False) as boundary:
     os.kill(os.getpid(), signal.SIGINT)
     print(boundary.is_last(1), flush=True)
     os.kill(os.getpid(), signal.SIGINT)

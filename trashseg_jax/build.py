@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Float64
 from ml_collections import ConfigDict
 
-from trashseg_jax import alphas, crf, losses, optim
+from trashseg_jax import alphas, crf, distributed, losses, optim
 from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet, unet
@@ -132,7 +132,7 @@ def build_data(config: Config) -> "Prepared":
     from trashseg_jax.data import builder  # TensorFlow
 
     data = config.data
-    return builder.prepare(
+    prepared = builder.prepare(
         name=data.name,
         folder=demo_folder(config) if data.name == "demo" else data_folder(config),
         train_file=data.train_file,
@@ -143,6 +143,10 @@ def build_data(config: Config) -> "Prepared":
         skip_bad=data.skip_bad,
         cache_dir=cache_dir(config),
     )
+    counts = [prepared.counts(split)[0].tobytes() for split in ("train", "val")]
+    remedy = "config.data.dir must hold the same files on all hosts"
+    distributed.check_same("the data set", b"".join(counts), remedy=remedy)
+    return prepared
 
 
 def demo_folder(config: Config) -> Path:

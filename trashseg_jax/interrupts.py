@@ -5,9 +5,6 @@ import signal
 from types import FrameType
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 from trashseg_jax.errors import Interrupted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,13 +28,14 @@ class StepBoundary:
     Several processes agree through JAX's preemption service, which takes SIGTERM for itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, several_processes: bool) -> None:
+        self._several = several_processes
         self.name = "SIGTERM"
         self._signalled = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StepBoundary":
-        ours = SIGNALS if jax.process_count() == 1 else (signal.SIGINT,)
+        ours = (signal.SIGINT,) if self._several else SIGNALS
         self._previous = {number: signal.signal(number, self._note) for number in ours}
         return self
 
@@ -47,14 +45,16 @@ class StepBoundary:
 
     def is_last(self, step: int) -> bool:
         """Says whether the run is to save after this step and end."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._signalled
+        if not self._several:
+            return self._signalled
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
         if number == signal.SIGINT and self._signalled:
             os._exit(128 + number)  # asked twice: waits for nothing
         self._signalled, self.name = True, signal.Signals(number).name
-        if jax.process_count() > 1:
+        if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -5,6 +5,7 @@ import datetime
 import difflib
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
+from trashseg_jax import distributed
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.interrupts import raise_on_signals
 
@@ -25,6 +27,14 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; one that holds a run goes on with it. Default: a new one."
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT at process 0, for a run of several processes."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0 on.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Find those three from the launcher's environment (SLURM, for example)."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +43,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
     config, workdir = read_config(), choose_workdir()
+    join_processes(config, workdir)
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax import report
     from trashseg_jax.evaluate import evaluate
@@ -95,10 +106,36 @@ def choose_workdir() -> Path:
     """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
     if WORKDIR.value is not None:
         return Path(WORKDIR.value)
+    if DISTRIBUTED.value or COORDINATOR.value is not None:
+        raise InputError(
+            "--workdir is missing; several processes need the same one, on a file system that "
+            "they share"
+        )
     if MODE.value == "evaluate":
         raise InputError("--workdir is missing; pass the folder of the run to evaluate")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(".py")[0]
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def join_processes(config: ConfigDict, workdir: Path) -> None:
+    """Joins the other processes, if the flags name any; raises InputError where they disagree."""
+    which = {
+        "coordinator": COORDINATOR.value,
+        "num_processes": NUM_PROCESSES.value,
+        "process_id": PROCESS_ID.value,
+        "detect": DISTRIBUTED.value,
+    }
+    distributed.check_flags(**which)
+    distributed.join(**which)
+    flags_differ = "start all with the same flags"
+    distributed.check_same("--config", config.to_json().encode(), remedy=flags_differ)
+    distributed.check_same("--workdir", str(workdir).encode(), remedy=flags_differ)
+    found = sorted(path.name for path in workdir.glob("checkpoints/*"))
+    distributed.check_same(
+        f"{workdir / 'checkpoints'}",
+        repr(found).encode(),
+        remedy="all hosts must share that folder",
+    )
 
 
 EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}
@@ -111,7 +148,10 @@ def run() -> None:
         app.run(main, flags_parser=parse_flags)
     except tuple(EXIT_CODES) as error:
         print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
-        sys.exit(EXIT_CODES[type(error)])
+        distributed.leave(EXIT_CODES[type(error)])
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(1)
 
 
 if __name__ == "__main__":

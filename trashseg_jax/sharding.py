@@ -4,14 +4,26 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trashseg_jax.errors import InputError
 
 
 def make_mesh() -> Mesh:
-    """Returns a mesh of all devices of all processes with the one axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    """Returns a mesh of all devices of all processes with the one axis "data".
+
+    Each process's devices follow those of the one before, and so do its rows of a batch. Raises
+    InputError where the processes have different numbers of devices.
+    """
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    counts = np.bincount([device.process_index for device in devices])
+    if np.ptp(counts):
+        raise InputError(
+            f"the processes have {', '.join(map(str, counts))} devices: all need as many, since "
+            "each reads an equal share of a batch"
+        )
+    return Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -56,10 +68,12 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def to_host(tree: Any) -> Any:
-    """Fetches arrays as NumPy, with the rows of every process where they are sharded."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_get(tree)
+def to_host(rows: jax.Array | np.ndarray) -> np.ndarray:
+    """Fetches the rows of all processes, in their order, of an array that each has its share of."""
+    if jax.process_count() == 1:
+        return np.asarray(rows)
+    mine = local_rows(rows) if isinstance(rows, jax.Array) else np.ascontiguousarray(rows)
+    # As bytes: JAX would make int64 int32.
+    raw = mine.reshape(len(mine), -1).view(np.uint8)
+    joined = multihost_utils.process_allgather(raw, tiled=True)
+    return joined.view(mine.dtype).reshape(-1, *mine.shape[1:])

@@ -38,7 +38,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     """
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
-    check_pretrained(config, workdir)  # before the data are prepared, which can take long
+    check_extras(config, workdir)  # before the data are prepared, which can take long
     data = build.build_data(config)
     with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         try:
@@ -74,7 +74,7 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
-            StepBoundary() as boundary,
+            StepBoundary(several_processes=jax.process_count() > 1) as boundary,
             tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
         ):
             if changes or first == 0:
@@ -120,14 +120,15 @@ def rhythm(config: Config) -> tuple[int, int, int]:
     return config.train.log_every, config.train.eval_every, config.train.checkpoint_every
 
 
-def check_pretrained(config: Config, workdir: Path) -> None:
-    """Raises InputError for weights that a new run could not begin with."""
-    if not config.model.pretrained or has_checkpoint(workdir / "checkpoints"):
-        return
-    model = build.build_model(config, num_classes=1)
-    tx, _ = build.build_optimizer(config, steps=1)
-    state = abstract_state(config, model, tx, sharding.make_mesh())
-    build.load_pretrained(config, {"params": state.params, "batch_stats": state.batch_stats})
+def check_extras(config: Config, workdir: Path) -> None:
+    """Raises InputError for a CRF or pretrained weights that the run could not use."""
+    if config.crf.enabled:
+        build.build_crf(config)
+    if config.model.pretrained and not has_checkpoint(workdir / "checkpoints"):
+        model = build.build_model(config, num_classes=1)
+        tx, _ = build.build_optimizer(config, steps=1)
+        state = abstract_state(config, model, tx, sharding.make_mesh())
+        build.load_pretrained(config, {"params": state.params, "batch_stats": state.batch_stats})
 
 
 def build_train_step(

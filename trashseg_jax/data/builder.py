@@ -200,6 +200,7 @@ def prepare(
                 except BaseException:
                     shutil.rmtree(target, ignore_errors=True)
                     raise
+    if not builder.info.initialized:  # another run has prepared it since the builder looked
         builder.info.read_from_directory(builder.data_path)
     return Prepared(builder)
 
