@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -87,6 +88,13 @@ def wait_for(path, processes):
         time.sleep(0.02)
 
 
+def wait_until_locked(path, pid):
+    deadline = time.monotonic() + 400
+    while f'"pid": {pid},' not in path.read_text():
+        assert time.monotonic() < deadline, f"{path} was never taken"
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = tiny_config()
@@ -128,7 +136,7 @@ def single(given, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def double(given, tmp_path_factory):
-    """The same by two processes, one of which is killed after the first checkpoint."""
+    """The same by two processes: one is killed after the first checkpoint, later one signalled."""
     folder = tmp_path_factory.mktemp("double")
     arguments = [
         given,
@@ -141,6 +149,10 @@ def double(given, tmp_path_factory):
     killed = time.monotonic()
     codes = wait(processes)
     survived = time.monotonic() - killed
+    signalled = start(folder / "signalled", *arguments)
+    wait_until_locked(folder / "run/run.lock", signalled[0].pid)
+    signalled[1].terminate()
+    assert wait(signalled) == [75, 75], (folder / "signalled/0.err").read_text()[-3000:]
     finished = start(folder / "finished", *arguments)
     assert wait(finished) == [0, 0], (folder / "finished/0.err").read_text()[-3000:]
     return folder, codes, survived
@@ -151,6 +163,15 @@ def test_survivor_ends_by_itself(double):
     assert codes[1] == -9
     assert codes[0] not in (0, -9)
     assert seconds < distributed.HEARTBEAT_SECONDS + 30
+
+
+def test_signal_to_one_process_makes_all_save_the_same_step(double):
+    folder, _, _ = double
+    said = [(folder / f"signalled/{i}.err").read_text().splitlines()[-1] for i in range(2)]
+    assert said[0] == said[1]
+    saved = re.fullmatch(rf"SIGTERM: saved after step (\d) of {STEPS}; .*", said[0])
+    assert saved
+    assert f"from step {saved[1]} to {STEPS}" in (folder / "finished/0.out").read_text()
 
 
 def test_killed_and_restarted_processes_end_where_one_does(single, double, config):
@@ -200,6 +221,7 @@ def test_run_goes_on_on_other_devices(double, config, tmp_path):
 
 
 def assert_like(log, expected):
+    log = [entry for entry in log if "changes" not in entry]  # those that `go_on` makes
     assert [e["step"] for e in log] == [e["step"] for e in expected]
     losses = [[e["loss"] for e in entries if "loss" in e] for entries in (log, expected)]
     assert len(losses[0]) == STEPS
