@@ -23,9 +23,9 @@ def handlers():
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_signal_is_told_at_the_next_step_only(number):
     with interrupts.StepBoundary(several_processes=False) as boundary:
-        assert not boundary.is_last(1)
+        assert not boundary.is_last()
         os.kill(os.getpid(), number)
-        assert boundary.is_last(2)
+        assert boundary.is_last()
         assert boundary.name == signal.Signals(number).name
 
 
@@ -43,7 +43,7 @@ import os, signal
 from trashseg_jax.interrupts import StepBoundary
 with StepBoundary(several_processes=False) as boundary:
     os.kill(os.getpid(), signal.SIGINT)
-    print(boundary.is_last(1), flush=True)
+    print(boundary.is_last(), flush=True)
     os.kill(os.getpid(), signal.SIGINT)
     print("not reached", flush=True)
 """

@@ -32,6 +32,7 @@ class StepBoundary:
         self._several = several_processes
         self.name = "SIGTERM"
         self._signalled = False
+        self._asked = 0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StepBoundary":
@@ -43,13 +44,15 @@ class StepBoundary:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def is_last(self, step: int) -> bool:
-        """Says whether the run is to save after this step and end."""
+    def is_last(self) -> bool:
+        """Says whether the run is to save after the step at hand and end; asked once a step."""
         if not self._several:
             return self._signalled
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        # Not the run's step: the service counts from 1, and waits for the very number it agreed on.
+        self._asked += 1
+        return multihost_utils.reached_preemption_sync_point(self._asked)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

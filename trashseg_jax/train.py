@@ -84,7 +84,7 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
                 state, scalars = train_step(state, sharding.shard_batch(batch, mesh))
                 if watch:
                     watch.add(step, batch, scalars)
-                miou, stops = None, boundary.is_last(step)
+                miou, stops = None, boundary.is_last()
                 logs, evaluates, saves = (step % n == 0 or step == total for n in rhythm(config))
                 if watch and (logs or evaluates or saves or stops):
                     watch.flush()  # waits for the step
