@@ -30,13 +30,14 @@ from orbax.checkpoint import v1 as ocp
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 200
+EVAL_EVERY = 20
 FLAGS = (
     "--config=configs/focal_balanced.py",
     *("--config.data.demo.num_train=24", "--config.data.demo.num_val=8"),
     *("--config.data.demo.size=64", "--config.data.image_size=32", "--config.model.width=4"),
     *("--config.model.decoder_features=(8,8,8,8,8)", f"--config.train.steps={STEPS}"),
     *("--config.train.batch_size=4", "--config.eval.batch_size=4", "--config.train.log_every=1"),
-    *("--config.train.checkpoint_every=10", "--config.train.eval_every=50"),
+    *("--config.train.checkpoint_every=10", f"--config.train.eval_every={EVAL_EVERY}"),
     "--config.data.sampling.name=class_balanced",
 )
 PATIENCE = 900.0  # seconds that a run may take: nothing hangs for ever
@@ -134,16 +135,25 @@ def preparing(run: Run) -> bool:
     return any((run.workdir.parent / "cache" / "prepared").glob("*/**/*incomplete*"))
 
 
-def stepping(run: Run, since: int) -> bool:
-    return run.last_step() > since
-
-
 def saving(run: Run) -> bool:
     return any((run.workdir / "checkpoints").glob("*tmp*"))
 
 
 def evaluating(run: Run) -> bool:
-    return "Evaluating" in run.output.read_text(errors="replace")
+    """The step has been logged, its figures have not."""
+    lines = (run.workdir / "log.jsonl").read_text().splitlines()
+    return run.last_step() % EVAL_EVERY == 0 and "loss" in lines[-1]
+
+
+def condition(moment: str, run: Run, target: int) -> Callable[[], bool]:
+    """Returns the question whether a run is at such a moment, at or after the step `target`."""
+    if moment == "rendering":
+        return lambda: rendering(run)
+    if moment == "preparing":
+        return lambda: preparing(run)
+    within = {"stepping": lambda: True, "saving": lambda: saving(run)}
+    then = within.get(moment, lambda: evaluating(run))
+    return lambda: run.last_step() >= target and then()
 
 
 def drill_kills(base: Path, expected: Outcome, options: argparse.Namespace) -> list[str]:
@@ -158,19 +168,13 @@ def drill_kills(base: Path, expected: Outcome, options: argparse.Namespace) -> l
             if killed == options.kills:
                 check(run.finish() == 0, run.last_line())
                 break
-            since = run.last_step()
             process = run.start()
-            conditions = {
-                "rendering": lambda run=run: rendering(run),
-                "preparing": lambda run=run: preparing(run),
-                "stepping": lambda run=run, since=since: stepping(run, since),
-                "saving": lambda run=run: saving(run),
-                "evaluating": lambda run=run: evaluating(run),
-            }
-            if not wait_until(process, conditions[moment]):
+            # Beyond the last one: so the run gets on in spite of all.
+            target = run.last_step() + rng.randrange(1, 30)
+            if not wait_until(process, condition(moment, run, target)):
                 check(process.wait(PATIENCE) == 0, run.last_line())
                 break
-            time.sleep(rng.uniform(0, 0.5) if moment == "stepping" else rng.uniform(0, 0.03))
+            time.sleep(rng.uniform(0, 0.03))
             process.kill()
             process.wait()
             killed += 1
@@ -183,7 +187,7 @@ def drill_kills(base: Path, expected: Outcome, options: argparse.Namespace) -> l
 
 
 def drill_signals(base: Path, expected: Outcome, options: argparse.Namespace) -> list[str]:
-    """SIGTERM, then SIGINT, save and end with 75; a second SIGINT ends at once."""
+    """SIGTERM, then SIGINT: saved, exit code 75."""
     del options
     run, lines = Run(base / "signals", cache=base / "cache"), []
     for number in (signal.SIGTERM, signal.SIGINT):
