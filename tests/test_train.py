@@ -78,6 +78,16 @@ def test_unusable_weights_are_refused_before_anything_is_made(tiny_config, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("key", ["model.encoder", "loss.name", "optimizer.schedule", "nan_policy"])
+def test_wrong_option_leaves_no_folder(tiny_config, prepared, tmp_path, key):
+    del prepared  # so that nothing is left to be prepared
+    config = tiny_config()
+    config.update_from_flattened_dict({key: "nonsense"})
+    with pytest.raises(InputError, match=rf"{key}.*'nonsense'"):
+        train.train(config, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stream_is_the_resampled_one(tiny_config, prepared):
     """The batch of a later step, its crops undone by cropping the whole image."""
     config = tiny_config()

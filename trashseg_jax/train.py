@@ -40,18 +40,6 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
     check_extras(config, workdir)  # before the data are prepared, which can take long
     data = build.build_data(config)
-    with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
-        try:
-            return train_on(config, workdir, data, mesh)
-        except OSError as error:
-            raise RunError(
-                f"{error.filename or workdir}: {error.strerror}; the checkpoints so far are "
-                "whole: mend it and start the same command again"
-            ) from error
-
-
-def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dict[str, Any]:
-    """Trains on prepared data, in a folder that no other run uses."""
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
     total = build.num_steps(config, num_images=len(image_weights))
@@ -64,7 +52,8 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
 
     folder = workdir / "checkpoints"
     changes = check_resume(config, workdir, derived) if has_checkpoint(folder) else {}
-    with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=True) as checkpoints:
+    keep = config.train.keep_checkpoints
+    with owned(workdir), Checkpoints(folder, keep=keep, writable=True) as checkpoints:
         state = start(config, checkpoints, model, tx, mesh)
         first = int(state.step)
         record_start(config, workdir, derived, changes)
@@ -110,9 +99,22 @@ def train_on(config: Config, workdir: Path, data: "Prepared", mesh: Mesh) -> dic
                         f"{boundary.name}: saved after step {step} of {total}; the same command "
                         f"with --workdir={workdir} goes on from there"
                     )
-    if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
-        result = score_last(state)
-    return write_reports(config, workdir, data, result, step=max(first, total))
+        if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
+            result = score_last(state)
+        return write_reports(config, workdir, data, result, step=max(first, total))
+
+
+@contextlib.contextmanager
+def owned(workdir: Path) -> Iterator[None]:
+    """Makes the run's folder and keeps other runs out; tells what the file system refuses."""
+    with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{error.filename or workdir}: {error.strerror}; the checkpoints so far are "
+                "whole: mend it and start the same command again"
+            ) from error
 
 
 def rhythm(config: Config) -> tuple[int, int, int]:
