@@ -185,18 +185,25 @@ def start(
         state = checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
         if state is not None:
             return state
+    state = new_state(config, model, tx, mesh)
+    if not config.model.pretrained:
+        return state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = build.load_pretrained(config, variables)
+    return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
+
+
+def new_state(
+    config: Config, model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh
+) -> steps.TrainState:
+    """Returns the state of step 0, random weights from `seed`, on every device."""
     init = jax.jit(
         partial(steps.init_state, model=model, tx=tx, ema=config.train.ema_decay > 0),
         out_shardings=sharding.replicated(mesh),
         # Runs once, and its random numbers take the compiler long to optimise.
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    state = init(jax.random.key(config.seed))
-    if not config.model.pretrained:
-        return state
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.load_pretrained(config, variables)
-    return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
+    return init(jax.random.key(config.seed))
 
 
 def train_batches(

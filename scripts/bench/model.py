@@ -1,0 +1,96 @@
+"""This project's training, prediction and evaluation steps for a benchmark. No TensorFlow."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.interleave import Trial
+from bench.options import NUM_CLASSES, Options
+from configs import reference
+from trashseg_jax import build, sharding, steps
+from trashseg_jax.train import build_train_step, new_state
+
+
+def train(options: Options) -> Trial:
+    """configs/reference.py:aistage's step, from a uint8 batch on the host to new weights."""
+    config, mesh, model, state = make_run(options)
+    tx, _ = build.build_optimizer(config, steps=1000)
+    batch = random_batch(options)
+    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES))
+    compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
+
+    def run(count: int) -> None:
+        nonlocal state
+        for _ in range(count):
+            state, _ = compiled(state, sharding.shard_batch(batch, mesh))
+        jax.block_until_ready(state)
+
+    return Trial(run, options.batch, program_facts(compiled))
+
+
+def infer(options: Options) -> Trial:
+    """Uint8 photographs on the host to classes, uint8, on the host."""
+    config, mesh, model, state = make_run(options)
+    normalize = build.build_normalize(config)
+    variables, batch = state.eval_variables(), random_batch(options)
+
+    @jax.jit
+    def predict(variables, image):
+        logits: Any = model.apply(variables, normalize(image), train=False)
+        return jnp.argmax(logits, -1).astype(jnp.uint8)
+
+    compiled = predict.lower(variables, sharding.shard_batch(batch, mesh)["image"]).compile()
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            np.asarray(compiled(variables, sharding.shard_batch(batch, mesh)["image"]))
+
+    return Trial(run, options.batch, program_facts(compiled))
+
+
+def evaluate(options: Options) -> Trial:
+    """Uint8 photographs and labels on the host to confusion matrices on the host."""
+    config, mesh, model, state = make_run(options)
+    eval_step: Any = steps.make_eval_step(
+        model, normalize=build.build_normalize(config), num_classes=NUM_CLASSES, probs=False
+    )
+    variables = state.eval_variables()
+    batch = {**random_batch(options), "mask": np.ones(options.batch, bool)}
+    compiled = eval_step.lower(variables, sharding.shard_batch(batch, mesh)).compile()
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            np.asarray(compiled(variables, sharding.shard_batch(batch, mesh))["confusion"])
+
+    return Trial(run, options.batch, program_facts(compiled))
+
+
+def make_run(options: Options) -> tuple[Any, Any, Any, steps.TrainState]:
+    """Returns config, mesh, model and state, untrained."""
+    config = reference.get_config("aistage")
+    config.model.update({"dtype": options.dtype, "encoder": options.encoder})
+    mesh = sharding.make_mesh()
+    model = build.build_model(config, num_classes=NUM_CLASSES)
+    tx, _ = build.build_optimizer(config, steps=1000)
+    return config, mesh, model, new_state(config, model, tx, mesh)
+
+
+def random_batch(options: Options) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = (options.batch, options.size, options.size)
+    return {
+        "image": rng.integers(256, size=(*shape, 3), dtype=np.uint8),
+        "label": rng.integers(NUM_CLASSES, size=shape, dtype=np.uint8),
+    }
+
+
+def program_facts(compiled: Any) -> dict[str, float]:
+    """Returns what the compiler says of a program: operations, bytes read and written, memory."""
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return {
+        "flops": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "temp_bytes": memory.temp_size_in_bytes,
+    }

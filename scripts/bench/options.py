@@ -1,0 +1,16 @@
+"""What the subjects of scripts/benchmark.py are told."""
+
+import dataclasses
+from pathlib import Path
+
+NUM_CLASSES = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    size: int  # pixels of an image's side
+    batch: int
+    dtype: str  # float32 or bfloat16
+    encoder: str  # a name that both sides know: resnet18, resnet34, resnet50
+    data_dir: Path | None  # photographs for `input` and `crf`; None: rendered scenes
+    workers: int  # processes of those two; the machine's cores
