@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, UInt8
 
 from trashseg_jax import metrics
+from trashseg_jax.compiling import compiler_options
 
 Batch = dict[str, Array]
 
@@ -93,7 +94,7 @@ def make_train_step(
         scalars = {"loss": loss, "grad_norm": norm, "skipped": state.skipped, "finite": finite}
         return state, scalars
 
-    return jax.jit(train_step, donate_argnames="state")
+    return jax.jit(train_step, donate_argnames="state", compiler_options=compiler_options())
 
 
 def keep_finite(
@@ -135,4 +136,4 @@ def make_eval_step(
         }
         return {**outputs, "probs": jax.nn.softmax(logits)} if probs else outputs
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, compiler_options=compiler_options())

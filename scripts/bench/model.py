@@ -1,5 +1,6 @@
 """This project's training, prediction and evaluation steps for a benchmark. No TensorFlow."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from bench.interleave import Trial
 from bench.options import NUM_CLASSES, Options
 from configs import reference
 from trashseg_jax import build, sharding, steps
+from trashseg_jax.compiling import compiler_options
 from trashseg_jax.train import build_train_step, new_state
 
 
@@ -36,7 +38,7 @@ def infer(options: Options) -> Trial:
     normalize = build.build_normalize(config)
     variables, batch = state.eval_variables(), random_batch(options)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def predict(variables, image):
         logits: Any = model.apply(variables, normalize(image), train=False)
         return jnp.argmax(logits, -1).astype(jnp.uint8)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
+from trashseg_jax.models.normalization import BatchNorm
+from trashseg_jax.models.pooling import max_pool
 
 Features = list[Float[Array, "b _ _ _"]]
 Dilations = tuple[int, int]  # of a block's first 3x3 convolution and of those after it
@@ -31,13 +33,6 @@ def conv3(features: int, stride: int, dilation: int, *, dtype: Any, name: str) -
     )
 
 
-def make_norm(*, train: bool, dtype: Any) -> Callable[..., nn.BatchNorm]:
-    """Returns BatchNorm with PyTorch's epsilon and momentum (0.9 here is 0.1 there)."""
-    return partial(
-        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
-    )
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: the block of ResNet-18 and -34."""
 
@@ -49,7 +44,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
-        norm = make_norm(train=train, dtype=self.dtype)
+        norm = partial(BatchNorm, train=train, dtype=self.dtype)
         first, second = self.dilations
         y = conv3(self.features, self.stride, first, dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
@@ -69,7 +64,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
-        norm = make_norm(train=train, dtype=self.dtype)
+        norm = partial(BatchNorm, train=train, dtype=self.dtype)
         y = conv(self.features, (1, 1), dtype=self.dtype, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         dilation = self.dilations[0]
@@ -102,7 +97,7 @@ class AtrousBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
-        norm = make_norm(train=train, dtype=self.dtype)
+        norm = partial(BatchNorm, train=train, dtype=self.dtype)
         features, branches = x.shape[-1], []
         for i, dilation in enumerate(self.dilations, 1):
             y = conv3(features, 1, dilation, dtype=self.dtype, name=f"conv{i}")(x)
@@ -133,14 +128,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
-        norm = make_norm(train=train, dtype=self.dtype)
+        norm = partial(BatchNorm, train=train, dtype=self.dtype)
         features = [x]
         x = conv(self.width, (7, 7), 2, padding=3, dtype=self.dtype, name="conv1")(x)
         x = nn.relu(norm(name="bn1")(x))
         features.append(x)  # b h/2 w/2 width
         if self.stem_pool == "max":
-            padding: Any = [(1, 1), (1, 1)]  # annotated as a string; pads with -inf
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=padding)
+            x = max_pool(x)
         elif self.stem_pool == "atrous":
             x = AtrousBlock(self.dtype, name="stem_atrous")(x, train=train)
         for stage, plan in enumerate(self.plan()):

@@ -1,5 +1,6 @@
 """U-Net (Ronneberger et al. 2015) on a ResNet, as segmentation_models_pytorch builds it."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.models.resnet import ResNet, conv, make_norm
+from trashseg_jax.models.normalization import BatchNorm
+from trashseg_jax.models.resnet import ResNet, conv
+from trashseg_jax.models.upsampling import UpConv
 
 
 class UpBlock(nn.Module):
@@ -23,15 +26,15 @@ class UpBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b h w c"], skip: Float[Array, "b H W s"] | None, *, train: bool
     ) -> Float[Array, "b H W f"]:
-        norm = make_norm(train=train, dtype=self.dtype)
-        if skip is None or skip.shape[1:3] != x.shape[1:3]:
-            x = upsample(x)
-        if skip is not None:
-            x = jnp.concatenate([x, skip], axis=-1)  # b H W c+s
-        for i in (1, 2):
-            x = conv(self.features, (3, 3), padding=1, dtype=self.dtype, name=f"conv{i}")(x)
-            x = nn.relu(norm(name=f"bn{i}")(x))
-        return x
+        norm = partial(BatchNorm, train=train, dtype=self.dtype)
+        conv3 = partial(conv, self.features, (3, 3), padding=1, dtype=self.dtype)
+        if skip is not None and skip.shape[1:3] == x.shape[1:3]:
+            x = conv3(name="conv1")(jnp.concatenate([x, skip], axis=-1))  # b H W c+s
+        else:
+            x = UpConv(self.features, self.dtype, name="conv1")(x, skip)
+        x = nn.relu(norm(name="bn1")(x))
+        x = conv3(name="conv2")(x)
+        return nn.relu(norm(name="bn2")(x))
 
 
 class UNet(nn.Module):
@@ -56,13 +59,6 @@ class UNet(nn.Module):
             x = UpBlock(features, self.dtype, name=f"up{i + 1}")(x, skip, train=train)
         logits = nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)
-
-
-def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    """Doubles height and width, repeating pixels (nearest). Unlike a resize it needs no gather."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def check_size(height: int, width: int, *, multiple: int) -> None:

@@ -1,0 +1,30 @@
+"""Options for XLA that make this project's programs faster, where it knows them."""
+
+import functools
+
+import jax
+
+CPU_OPTIONS = {
+    # Off: YNNPACK's convolutions, which are the default on CPUs, take about twice as long as
+    # Eigen's for 64 channels and more, forward and for weight gradients (docs/benchmarks.md).
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    # Updates the donated state in place; without it every array of it is copied first.
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str | bool]:
+    """Returns what to pass to `jax.jit` as `compiler_options` on this backend."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in CPU_OPTIONS.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: str | bool) -> bool:
+    """Tells whether this release of XLA has the option: they come and go."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
