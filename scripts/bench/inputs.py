@@ -43,7 +43,7 @@ def load_and_augment(options: Options) -> Trial:
     def run(repetitions: int) -> None:
         done = None
         for batch in itertools.islice(batches, repetitions * count):
-            begun = augment(key, {name: batch[name] for name in ("image", "label")})
+            begun = augment(key, pixels(batch))
             jax.block_until_ready(done)  # one is computed while the next is read
             done = begun
         jax.block_until_ready(done)
@@ -62,10 +62,15 @@ def make_batches(options: Options) -> tuple[Any, Iterator[dict[str, np.ndarray]]
     return config, train_batches(config, data, weights, start_step=0)
 
 
+def pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what goes to the device."""
+    return {name: batch[name] for name in ("image", "label", "crop")}
+
+
 def time_augment(config: Any, batch: dict[str, np.ndarray]) -> float:
     """Returns the milliseconds an image of a compiled augmentation, the least of some."""
     augment, key = jax.jit(build.build_augment(config)), jax.random.key(0)
-    batch = {name: batch[name] for name in ("image", "label")}
+    batch = pixels(batch)
     jax.block_until_ready(augment(key, batch))
     seconds = []
     for _ in range(10):
