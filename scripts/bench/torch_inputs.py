@@ -24,7 +24,9 @@ class Photographs(torch.utils.data.Dataset):
         self.ids = self.coco.getImgIds()
         self.augment = albumentations.Compose(
             [
-                albumentations.RandomResizedCrop((size, size), scale=(0.25, 1), ratio=(0.75, 4 / 3)),
+                albumentations.RandomResizedCrop(
+                    (size, size), scale=(0.25, 1), ratio=(0.75, 4 / 3)
+                ),
                 albumentations.HorizontalFlip(p=0.5),
                 albumentations.ColorJitter(0.2, 0.2, 0.2, hue=0, p=1),
             ]

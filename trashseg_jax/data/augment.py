@@ -77,8 +77,12 @@ def _scale_crop(
 ) -> tuple[UInt8[Array, "s s 3"], UInt8[Array, "s s"]]:
     size = len(label)
     (top, bottom, below), (left, right, beside) = (_neighbours(n, size) for n in crop)
-    rows = _blend(image[top], image[bottom], below[:, None, None])
-    image = jnp.round(_blend(rows[:, left], rows[:, right], beside[:, None])).astype(jnp.uint8)
+    # Each pixel from its four corners: blending rows first costs CPUs half as much again.
+    above, under = (
+        _blend(image[row[:, None], left], image[row[:, None], right], beside[:, None])
+        for row in (top, bottom)
+    )
+    image = jnp.round(_blend(above, under, below[:, None, None])).astype(jnp.uint8)
     row, column = ((2 * jnp.arange(size) + 1) * n // (2 * size) for n in crop)
     return image, label[row][:, column]
 

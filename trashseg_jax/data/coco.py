@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
 from trashseg_jax.data.photos import MAX_PIXELS, read_photo

@@ -130,17 +130,19 @@ def decode_crop(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns u8[h,w,3], exactly the box of the whole decoded image, and that of the label.
 
-    Of a JPEG only the box is decoded, and a little on its right: its last column's colours are
-    interpolated with those of the next, where a JPEG stores colours at half the resolution.
+    Of a JPEG only the box is decoded, and two columns on either side: where it stores colours at
+    half the resolution, those of an outer column are interpolated with its neighbour's.
     """
     top, left, height, width = tf.unstack(box)
-    wider = tf.minimum(width + 2, tf.shape(label)[1] - left)
+    start = tf.maximum(left - 2, 0)
+    wider = tf.minimum(left + width + 2, tf.shape(label)[1]) - start
     image = tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, [top, left, height, wider], channels=3),
-        lambda: _decode(encoded)[top : top + height, left:],
+        lambda: tf.image.decode_and_crop_jpeg(encoded, [top, start, height, wider], channels=3),
+        lambda: _decode(encoded)[top : top + height, start:],
     )
-    return image[:, :width], label[top : top + height, left : left + width]
+    image = image[:, left - start : left - start + width]
+    return image, label[top : top + height, left : left + width]
 
 
 def _read(
