@@ -55,7 +55,8 @@ def train_batches(
     dataset = _read(dataset, source, index_of).map(load, tf.data.AUTOTUNE, deterministic=True)
     square = (image_size, image_size)
     shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,)}
-    shapes = {key: shapes[key] for key in dataset.element_spec}
+    fields: Any = dataset.element_spec
+    shapes = {key: shapes[key] for key in fields}
     dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)
     batches: Any = dataset.prefetch(2).as_numpy_iterator()  # annotated as arrays
     return batches
