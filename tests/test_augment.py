@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trashseg_jax.data import augment
 from trashseg_jax.errors import InputError
@@ -62,3 +63,30 @@ def test_normalize_is_the_published_formula():
 def test_unknown_normalization_is_refused():
     with pytest.raises(InputError, match="imagenet, unit"):
         augment.make_normalize("zscore")
+
+
+def test_scaled_crops_are_what_tensorflow_makes_of_them():
+    size = 32
+    crops = [(1, 1), (1, 32), (32, 32), (31, 2), *RNG.integers(1, 33, (60, 2))]
+    image = RNG.integers(0, 256, (64, size, size, 3), np.uint8)
+    batch = {"image": image, "label": image[..., 0], "crop": np.array(crops, np.int32)}
+    actual = jax.jit(augment.scale_crops)(batch)
+    assert actual.keys() == {"image", "label"}
+    for i, (height, width) in enumerate(crops):
+        crop = image[i, :height, :width]
+        expected = tf.image.resize(crop, (size, size), "bilinear", antialias=True)
+        # Half a grey level is the rounding; the rest is float32.
+        np.testing.assert_allclose(actual["image"][i], expected, atol=0.501)
+        nearest = tf.image.resize(crop[..., :1], (size, size), "nearest")
+        np.testing.assert_array_equal(actual["label"][i], nearest[..., 0])
+
+
+def test_crops_are_scaled_before_anything_else():
+    batch = {**BATCH, "image": IMAGE[:, :4, :4], "label": IMAGE[:, :4, :4, 0]}
+    crop = jnp.tile(jnp.array([2, 3], jnp.int32), (64, 1))
+    options = {"flip": True, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
+    change, key = augment.make_augment(**options), jax.random.key(0)
+    actual = change(key, {**batch, "crop": crop})
+    expected = change(key, augment.scale_crops({**batch, "crop": crop}))
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(actual[name], expected[name])

@@ -1,4 +1,3 @@
-import io
 import json
 import shutil
 import subprocess
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_coco import box, write_coco_folder
-from PIL import Image
 
 from trashseg_jax.data import builder, coco, taxonomy
+from trashseg_jax.data.runs import decode_label
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -49,14 +48,14 @@ def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_fol
     stored = prepared.source("train")[5]
     assert stored["image"] == records[5].path.read_bytes()
     example = coco.load_example(records[5], num_classes=11, paint_order="area")
-    np.testing.assert_array_equal(decode_png(stored["label"]), example.label)
+    np.testing.assert_array_equal(decode_label(stored["label"]), example.label)
 
 
 def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
     pixels, annotations = prepared.counts("train")
     source = prepared.source("train")
     for i in range(len(source)):
-        expected = np.bincount(decode_png(source[i]["label"]).ravel(), minlength=11)
+        expected = np.bincount(decode_label(source[i]["label"]).ravel(), minlength=11)
         np.testing.assert_array_equal(pixels[i], expected)
         np.testing.assert_array_equal(source[i]["pixel_counts"], expected)
     listed = json.loads((demo_folder / "train.json").read_text())["annotations"]
@@ -204,7 +203,3 @@ def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(fold
 def test_unknown_split_is_refused_with_the_known(prepared):
     with pytest.raises(InputError, match="train, val"):
         prepared.source("test")
-
-
-def decode_png(data):
-    return np.asarray(Image.open(io.BytesIO(data)))

@@ -1,4 +1,3 @@
-import io
 import json
 import subprocess
 import sys
@@ -7,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_coco import box, write_coco_folder
-from PIL import Image
 
 from trashseg_jax.data import coco, painting
+from trashseg_jax.data.runs import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap, load_class_map
 from trashseg_jax.errors import InputError
 
@@ -200,14 +199,14 @@ def test_a_label_out_of_range_is_refused(tmp_path, label):
         load(bad)
 
 
-def test_features_are_the_example_with_its_label_as_png(tmp_path):
+def test_features_are_the_example_with_its_label_as_runs(tmp_path):
     json_file, _ = good_folder(tmp_path)
     one = read(json_file)[0][1]
     example = load(one)
     features = coco.load_features(one, num_classes=11, paint_order="area", skip_bad=False)
     assert (features["id"], features["file_name"], features["clipped"]) == (1, "a/1.png", 0)
     assert features["image"] == example.image
-    label = np.asarray(Image.open(io.BytesIO(features["label"])))
+    label = decode_label(features["label"])
     np.testing.assert_array_equal(label, example.label)
     np.testing.assert_array_equal(features["pixel_counts"], example.pixel_counts)
 

@@ -13,6 +13,7 @@ from malformed import CASES, spoil_folder
 from PIL import Image, ImageFile
 
 from trashseg_jax.data import builder, coco, photos, taxonomy
+from trashseg_jax.data.runs import decode_label
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +51,6 @@ def read(tmp_path, case, **options):
     return coco.read_coco(folder / "train.json", folder, CLASS_MAP, **options)
 
 
-def decode(data):
-    return np.asarray(Image.open(io.BytesIO(data)))
-
-
 def names_of(choose):
     return [name for name, case in CASES.items() if choose(case)]
 
@@ -64,7 +61,7 @@ def test_an_odd_folder_loads_to_its_label_map(tmp_path, name):
     assert data.problems == []
     stored = {one["id"]: one for one in data.source("train")}
     assert len(stored) == 3
-    np.testing.assert_array_equal(decode(stored[7]["label"]), CASES[name].label)
+    np.testing.assert_array_equal(decode_label(stored[7]["label"]), CASES[name].label)
     image = np.asarray(Image.open(io.BytesIO(stored[7]["image"])).convert("L"))
     np.testing.assert_array_equal(image > 128, malformed.CORNER > 0)  # it lies as the label does
 

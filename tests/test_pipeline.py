@@ -7,6 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trashseg_jax.data import pipeline
+from trashseg_jax.data.runs import encode_label
 
 SIZE = 16
 
@@ -21,7 +22,7 @@ def record(index, height, width):
     """An image whose pixels all are `index`, and whose label says how far left they are."""
     label = np.broadcast_to(np.arange(width) * 8 // width, (height, width)).astype(np.uint8)
     image = np.full((height, width, 3), index, np.uint8)
-    return {"image": png(image), "label": png(label), "id": 100 + index}
+    return {"image": png(image), "label": encode_label(label), "id": 100 + index}
 
 
 SOURCE = [record(i, 20 + i, 40) for i in range(7)]
@@ -87,24 +88,60 @@ def test_crops_depend_on_seed_and_position():
     assert len({row.tobytes() for row in one["label"]}) == 4
 
 
-def test_crop_has_the_area_and_ratio_asked_for():
-    image = tf.zeros((200, 300, 3), tf.uint8)
-    label = tf.zeros((200, 300), tf.uint8)
+def test_box_has_the_area_and_ratio_asked_for_and_lies_within_the_image():
     for seed in range(50):
-        cut, cut_label = pipeline.random_crop(image, label, (seed, 0), (0.3, 0.5), (0.8, 1.25))
-        height, width = cut.shape[:2]
-        assert (height, width) == cut_label.shape
+        box = pipeline.random_box(tf.constant([200, 300]), (seed, 0), (0.3, 0.5), (0.8, 1.25))
+        top, left, height, width = box.numpy()
+        assert 0 <= top <= 200 - height
+        assert 0 <= left <= 300 - width
         assert 0.29 <= height * width / 60_000 <= 0.51  # whole pixels
         assert 0.79 <= width / height <= 1.27
 
 
-def test_image_and_label_are_cropped_alike():
-    """Pixels hold their own column: in any crop, image and label must tell the same one."""
-    columns = np.broadcast_to(np.arange(120, dtype=np.uint8), (90, 120))
-    image, label = tf.constant(np.stack([columns] * 3, -1)), tf.constant(columns)
-    for seed in range(10):
-        a, b = pipeline.random_crop(image, label, (seed, 7), (0.2, 0.8), (0.75, 1.33))
-        np.testing.assert_array_equal(a[..., 0], b)
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"format": "JPEG", "subsampling": 0}),
+        ("RGB", {"format": "JPEG", "subsampling": 1}),
+        ("RGB", {"format": "JPEG", "subsampling": 2}),
+        ("RGB", {"format": "JPEG", "subsampling": 2, "progressive": True}),
+        ("RGB", {"format": "JPEG", "subsampling": 2, "restart_marker_blocks": 3}),
+        ("L", {"format": "JPEG"}),
+        ("RGB", {"format": "PNG"}),
+        ("L", {"format": "PNG"}),
+    ],
+)
+def test_decoding_a_crop_is_cropping_the_decoded(mode, options):
+    rng = np.random.default_rng(0)
+    for height, width in [(61, 83), (48, 64), (5, 130)]:
+        pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode)
+        file = io.BytesIO()
+        pixels.save(file, **options)
+        whole = tf.io.decode_image(file.getvalue(), channels=3).numpy()
+        label = rng.integers(0, 256, (height, width), np.uint8)
+        for _ in range(60):
+            (top, bottom), (left, right) = (
+                np.sort(rng.choice(n + 1, 2, replace=False)) for n in (height, width)
+            )
+            box = tf.constant([top, left, bottom - top, right - left], tf.int32)
+            actual = pipeline.decode_crop(tf.constant(file.getvalue()), tf.constant(label), box)
+            np.testing.assert_array_equal(actual[0], whole[top:bottom, left:right])
+            np.testing.assert_array_equal(actual[1], label[top:bottom, left:right])
+
+
+def test_small_crops_fill_the_corner_and_larger_ones_were_scaled_to_the_square():
+    """An image's pixels are its index, in 1..6; the padding is 0."""
+    sizes = set()
+    for batch in islice(train_batches(crop_area=(0.1, 0.9)), 12):
+        for image, crop, record_id in zip(batch["image"], batch["crop"], batch["id"], strict=True):
+            height, width = crop
+            expected = np.zeros((SIZE, SIZE))
+            expected[:height, :width] = record_id - 100
+            np.testing.assert_array_equal(image[..., 0], expected)
+            sizes.add((height, width))
+    assert (SIZE, SIZE) in sizes
+    assert min(h for h, _ in sizes) < SIZE
+    assert min(w for _, w in sizes) < SIZE
 
 
 def test_without_cropping_the_whole_image_is_fitted():

@@ -1,16 +1,14 @@
 """Laws of painting, storing and sampling, for whatever hypothesis draws."""
 
-import io
-
 import numpy as np
 import pytest
 from fixtures_coco import box, compressed, uncompressed, write_coco_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
 
 from trashseg_jax.data import coco, painting, sampling
+from trashseg_jax.data.runs import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 
 law = settings(deadline=None, max_examples=60, derandomize=True, database=None)
@@ -100,7 +98,7 @@ def test_a_label_map_is_stored_and_read_without_loss(tmp_path_factory, label):
     class_map = ClassMap(tuple(map(str, range(IGNORE_LABEL))), labels)
     (record,), _ = coco.read_coco(json_file, folder, class_map, skip_bad=False)
     features = coco.load_features(record, num_classes=255, paint_order="area", skip_bad=False)
-    stored = np.asarray(Image.open(io.BytesIO(features["label"])))
+    stored = decode_label(features["label"])
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, label)
     counts = [(label == value).sum() for value in range(255)]

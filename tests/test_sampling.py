@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from trashseg_jax.data import pipeline, sampling
+from trashseg_jax.data.runs import encode_label
 
 
 def stream(start, stop, seed=0, size=7):
@@ -84,7 +85,10 @@ def read_records(process, count):
     """The records that a process reads in three batches of eight, from step 2 on."""
     table = sampling.alias_table(WEIGHTS)
     batches = pipeline.train_batches(
-        [{"image": png(i), "label": png(0), "id": i} for i in range(7)],
+        [
+            {"image": png(i), "label": encode_label(np.zeros((4, 4), np.uint8)), "id": i}
+            for i in range(7)
+        ],
         index_of=partial(sampling.weighted_index, seed=0, table=table),
         seed=0,
         batch_size=8,

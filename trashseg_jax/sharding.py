@@ -56,7 +56,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
         key: jax.make_array_from_process_local_data(sharding, batch[key])
-        for key in ("image", "label", "mask")
+        for key in ("image", "label", "mask", "crop")
         if key in batch
     }
 

@@ -26,7 +26,7 @@ from trashseg_jax.errors import InputError
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
 
-FORMAT = 1  # part of the fingerprint: raise it when what is stored changes
+FORMAT = 2  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
 
 
@@ -44,7 +44,7 @@ class Contents:
 class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
     """Photographs of trash with a label map each, from a folder in COCO's layout."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
         tfds.core.BuilderConfig(name="demo", description="Rendered scenes; needs no download."),
         tfds.core.BuilderConfig(name="aistage", description="Recycle Trash, the competition."),
@@ -63,7 +63,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+                    "label": tfds.features.Scalar(np.object_),  # bytes, of runs.encode_label
                     "id": tfds.features.Scalar(np.int64),
                     "file_name": tfds.features.Text(),
                     "pixel_counts": counts,
@@ -145,12 +145,12 @@ class Prepared:
         return sum(metadata[split]["clipped"] for split in self.builder.info.splits)
 
     def source(self, split: str) -> Any:
-        """Returns random access to a split's records; `image` and `label` are encoded bytes."""
+        """Returns random access to a split's records; `image` is a file's bytes, `label` runs'."""
         if split not in self.builder.info.splits:
             known = ", ".join(self.builder.info.splits)
             raise InputError(f"split {split!r} of {self.builder.data_path}: must be one of {known}")
         skip = tfds.decode.SkipDecoding()
-        return self.builder.as_data_source(split, decoders={"image": skip, "label": skip})
+        return self.builder.as_data_source(split, decoders={"image": skip})
 
     def counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels and annotations of each class in each image, both int64 [n, k]."""

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image
 
 from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
-from trashseg_jax.data.photos import MAX_PIXELS, encode, read_photo
+from trashseg_jax.data.photos import MAX_PIXELS, read_photo
+from trashseg_jax.data.runs import encode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 from trashseg_jax.errors import InputError, show
 
@@ -120,7 +120,7 @@ def load_example(record: Record, *, num_classes: int, paint_order: str) -> Examp
 def load_features(
     record: Record, *, num_classes: int, paint_order: str, skip_bad: bool
 ) -> dict[str, Any] | str:
-    """Returns what a prepared data set stores, the label map as PNG bytes, and `clipped`.
+    """Returns what a prepared data set stores, the label map as run lengths, and `clipped`.
 
     A bad image raises InputError, or under `skip_bad` gives the line that says what is wrong.
     """
@@ -133,7 +133,7 @@ def load_features(
         raise InputError(f"{fault}, {REMEDY}") from error
     return {
         "image": example.image,
-        "label": encode(Image.fromarray(example.label), "PNG"),
+        "label": encode_label(example.label),
         "id": record.id,
         "file_name": record.file_name,
         "pixel_counts": example.pixel_counts,

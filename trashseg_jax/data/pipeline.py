@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trashseg_jax.data.runs import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
 tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
@@ -28,8 +29,12 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields this process's rows of each global batch from `start_step` on, without end.
 
-    `image` u8[b,s,s,3], `label` u8[b,s,s] and `id` i64[b] are those of `index_of(position)`. A
-    position's crop depends on `seed` and the position alone, and the rows of all processes, in
+    `image` u8[b,s,s,3], `label` u8[b,s,s] and `id` i64[b] are those of `index_of(position)`. Where
+    crops are asked for, each lies in the upper left corner, `crop` i32[b,2] is its height and
+    width, and `augment.scale_crops` makes it fill the square: enlarging it is much work for a
+    processor and little for an accelerator. Larger crops are scaled to the square here.
+
+    A position's crop depends on `seed` and the position alone, and the rows of all processes, in
     order, are the batch that a single one would read.
     """
     rows = batch_size // process_count
@@ -38,18 +43,22 @@ def train_batches(
     def positions(step):
         return step * batch_size + first + tf.range(rows, dtype=tf.int64)
 
-    def load(position):
-        image, label, record_id = _read(source, index_of, position)
+    def load(position, encoded, label, record_id):
         if crop_area == (1.0, 1.0):
-            image, label = fit(image, label, image_size)
-        else:
-            image, label = random_crop(image, label, (seed, position), crop_area, crop_ratio)
-            image, label = _resize(image, label, tf.constant([image_size, image_size]))
-        return {"image": image, "label": label, "id": record_id}
+            image, label = fit(_decode(encoded), label, image_size)
+            return {"image": image, "label": label, "id": record_id}
+        box = random_box(tf.shape(label), (seed, position), crop_area, crop_ratio)
+        image, label = _shrink(*decode_crop(encoded, label, box), image_size)
+        return {"image": image, "label": label, "id": record_id, "crop": tf.shape(label)}
 
-    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(positions).unbatch()
-    dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
-    batches: Any = dataset.batch(rows, drop_remainder=True).prefetch(2).as_numpy_iterator()
+    dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(positions)
+    dataset = _read(dataset, source, index_of).map(load, tf.data.AUTOTUNE, deterministic=True)
+    square = (image_size, image_size)
+    shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,)}
+    fields: Any = dataset.element_spec
+    shapes = {key: shapes[key] for key in fields}
+    dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)
+    batches: Any = dataset.prefetch(2).as_numpy_iterator()  # annotated as arrays
     return batches
 
 
@@ -66,15 +75,16 @@ def eval_batches(
     steps = -(-len(source) // batch_size)
     places = np.arange(steps * batch_size).reshape(steps, process_count, rows)
 
-    def load(place):
+    def load(place, encoded, label, record_id):
         mask = place < len(source)
-        image, label, record_id = _read(source, lambda i: min(i, len(source) - 1), place)
+        image = _decode(encoded)
         size = fitted_size(image, image_size)
         image, label = fit(image, label, image_size)
         label = tf.where(mask, label, np.uint8(IGNORE_LABEL))
         return {"image": image, "label": label, "mask": mask, "id": record_id, "size": size}
 
-    dataset = tf.data.Dataset.from_tensor_slices(places[:, process_index].ravel())
+    dataset = tf.data.Dataset.from_tensor_slices(places[:, process_index])
+    dataset = _read(dataset, source, lambda place: min(place, len(source) - 1))
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
     batches: Any = dataset.batch(rows).prefetch(2).as_numpy_iterator()  # annotated as arrays
     return batches
@@ -96,16 +106,15 @@ def fitted_size(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.maximum(scaled, 1)
 
 
-def random_crop(
-    image: tf.Tensor,
-    label: tf.Tensor,
-    seed: tuple[Any, Any],
-    area: tuple[float, float],
-    ratio: tuple[float, float],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts out a box with a random share of the image's area and a random width over height."""
+def random_box(
+    shape: tf.Tensor, seed: tuple[Any, Any], area: tuple[float, float], ratio: tuple[float, float]
+) -> tf.Tensor:
+    """Draws (top, left, height, width) with a share of the image's area and a width over height.
+
+    `shape` is the image's height and width.
+    """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
+        tf.concat([shape, [3]], 0),
         bounding_boxes=tf.zeros((1, 0, 4)),
         seed=tf.stack([tf.cast(s, tf.int64) for s in seed]),
         min_object_covered=0.0,
@@ -114,22 +123,74 @@ def random_crop(
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    return tf.slice(image, begin, size), tf.slice(label, begin[:2], size[:2])
+    return tf.concat([begin[:2], size[:2]], 0)
+
+
+def decode_crop(
+    encoded: tf.Tensor, label: tf.Tensor, box: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns u8[h,w,3], exactly the box of the whole decoded image, and that of the label.
+
+    Of a JPEG only the box is decoded, and two columns on either side: where it stores colours at
+    half the resolution, those of an outer column are interpolated with its neighbour's.
+    """
+    top, left, height, width = tf.unstack(box)
+    start = tf.maximum(left - 2, 0)
+    wider = tf.minimum(left + width + 2, tf.shape(label)[1]) - start
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.image.decode_and_crop_jpeg(encoded, [top, start, height, wider], channels=3),
+        lambda: _decode(encoded)[top : top + height, start:],
+    )
+    image = image[:, left - start : left - start + width]
+    return image, label[top : top + height, left : left + width]
 
 
 def _read(
-    source: Any, index_of: Callable[[int], int], position: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns u8[h,w,3], u8[h,w] and the id of the record at `index_of(position)`."""
+    positions: tf.data.Dataset, source: Any, index_of: Callable[[int], int]
+) -> tf.data.Dataset:
+    """Turns batches of positions into records: position, encoded image, u8[h,w] and id.
 
-    def read(position):
-        record = source[index_of(int(position))]
-        return record["image"], record["label"], np.int64(record["id"])
+    A batch is read by one call of Python, in one thread: calls by several would spend several
+    times the work on waiting for the interpreter's lock.
+    """
 
-    image, label, record_id = tf.numpy_function(read, [position], [tf.string, tf.string, tf.int64])
-    image = tf.io.decode_image(image, channels=3, expand_animations=False)
-    label = tf.io.decode_png(label, channels=1)
-    return tf.ensure_shape(image, (None, None, 3)), label[..., 0], tf.reshape(record_id, [])
+    def read(positions):
+        records = [source[index_of(int(position))] for position in positions]
+        labels = [decode_label(record["label"]) for record in records]
+        return (
+            np.array([record["image"] for record in records], object),
+            np.array([label.tobytes() for label in labels], object),
+            np.array([label.shape for label in labels], np.int32),
+            np.array([record["id"] for record in records], np.int64),
+        )
+
+    def read_batch(positions):
+        types = [tf.string, tf.string, tf.int32, tf.int64]
+        fields = tf.numpy_function(read, [positions], types)
+        shapes = ((None,), (None,), (None, 2), (None,))
+        fields = (tf.ensure_shape(f, shape) for f, shape in zip(fields, shapes, strict=True))
+        return positions, *fields
+
+    def unpack(position, encoded, label, shape, record_id):
+        label = tf.reshape(tf.io.decode_raw(label, tf.uint8), shape)
+        return position, encoded, label, record_id
+
+    return positions.map(read_batch).prefetch(1).unbatch().map(unpack)
+
+
+def _decode(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def _shrink(image: tf.Tensor, label: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scales to the square what does not fit into it."""
+    return tf.cond(
+        tf.reduce_any(tf.shape(label) > size),
+        lambda: _resize(image, label, tf.constant([size, size])),
+        lambda: (image, label),
+    )
 
 
 def _resize(image, label, size):
