@@ -49,6 +49,10 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "steps": 0,  # steps or epochs, not both
             "epochs": 40.0,
             "batch_size": 16,  # over all devices of all processes
+            # Against too little memory, see docs/benchmarks.md: a batch in so many parts, one
+            # after the other, and block by block computed again in the backward pass.
+            "accumulate": 1,
+            "remat": False,
             "log_every": 20,
             "eval_every": 500,
             "checkpoint_every": 500,

@@ -42,6 +42,7 @@ def tiny_model():
         stem_pool="max",
         layer4="standard",
         multi_grid=(1,),
+        remat=False,
     )
     return unet.UNet(encoder, 11, (8, 8, 8, 8, 8), jnp.float32)
 

@@ -11,7 +11,7 @@ from trashseg_jax.models import resnet, unet
 
 def encoder_of(name, *, width=64, dtype=jnp.float32, **options):
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
-    options = {**standard, "multi_grid": (1, 1, 1), **options}
+    options = {**standard, "multi_grid": (1, 1, 1), "remat": False, **options}
     return resnet.ENCODERS[name](width=width, dtype=dtype, **options)
 
 
@@ -197,7 +197,7 @@ def test_reference_dilated_dilates_layer4_and_keeps_its_stride():
 def test_dilated_features_at_strided_positions_are_the_strided_ones(block):
     """The same weights, evaluation BatchNorm: holds at the borders too, both are zero-padded."""
     make = partial(resnet.ResNet, (1, 1, 2, 2), block, width=4, dtype=jnp.float32)
-    make = partial(make, stem_pool="max", layer4="standard", multi_grid=(1, 1))
+    make = partial(make, stem_pool="max", layer4="standard", multi_grid=(1, 1), remat=False)
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.normal(size=(1, 64, 96, 3)), jnp.float32)
     shapes, _ = shapes_of(make(output_stride=32), *image.shape)

@@ -62,7 +62,7 @@ def save(tmp_path):
 def fresh_variables(**options):
     """An encoder's variables, all -1, which no weight of the file is."""
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
-    options = {**standard, "multi_grid": (1, 1), **options}
+    options = {**standard, "multi_grid": (1, 1), "remat": False, **options}
     encoder = resnet.ENCODERS["resnet18"](width=WIDTH, dtype=jnp.float32, **options)
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))

@@ -36,15 +36,19 @@ def loss_fn(logits, labels):
     return jnp.where(jnp.any(labels == 200), jnp.nan, loss)
 
 
-def make_train_step(model, *, ema_decay=0.5, stop_at_nan=True):
+AUGMENT = augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2)
+
+
+def make_train_step(model, *, ema_decay=0.5, stop_at_nan=True, accumulate=1, augment=AUGMENT):
     return steps.make_train_step(
         model,
         TX,
         loss_fn,
-        augment=augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2),
+        augment=augment,
         normalize=NORMALIZE,
         ema_decay=ema_decay,
         stop_at_nan=stop_at_nan,
+        accumulate=accumulate,
         key=jax.random.key(7),
     )
 
@@ -99,6 +103,49 @@ def test_loss_falls_on_one_batch(tiny_model, train_step):
     _, early = run(tiny_model, train_step, 1, count=1)
     _, late = run(tiny_model, train_step, 1, count=15)
     assert late["loss"] < 0.8 * early["loss"]
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch():
+    """Without BatchNorm; the statistics, here a count, are handed from part to part."""
+    rng = np.random.default_rng(0)
+    batch = {"x": jnp.asarray(rng.normal(size=(6, 3))), "y": jnp.asarray(rng.normal(size=6))}
+    state = steps.TrainState(0, 0, jnp.ones(3), jnp.zeros(()), None, {})
+
+    def compute_loss(params, count, part):
+        return ((part["x"] @ params - part["y"]) ** 2).mean(), count + 1
+
+    grad_fn = jax.value_and_grad(compute_loss, has_aux=True)
+    (loss, _), grads = steps.accumulate_gradient(grad_fn, state, batch, parts=1)
+    for parts in (2, 3, 6):
+        actual = steps.accumulate_gradient(grad_fn, state, batch, parts=parts)
+        assert_close(actual, ((loss, np.float32(parts)), grads), rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_accumulated_step_equals_the_whole_where_the_parts_are_alike(tiny_model, devices):
+    """Each part then has the moments of the whole; only their averages move more than once."""
+    mesh = mesh_of(devices)
+    batch = {key: np.repeat(rows[:4], 2, axis=0) for key, rows in BATCH.items()}
+    whole, parts = (
+        make_train_step(tiny_model, augment=lambda _, batch: batch, accumulate=count)(
+            new_state(tiny_model, mesh), sharding.shard_batch(batch, mesh)
+        )
+        for count in (1, 2)
+    )
+    assert_close(parts[1], whole[1], rtol=1e-4)
+    assert_close(parts[0].params, whole[0].params, rtol=1e-3, atol=2e-5)
+
+
+def test_recomputed_blocks_change_no_result(tiny_model, train_step):
+    """Nor the names of parameters; and the program does compute them again."""
+    remat = tiny_model.clone(encoder=tiny_model.encoder.clone(remat=True))
+    step = make_train_step(remat)
+    mesh = mesh_of(1)
+    expected, _ = run(tiny_model, train_step, 1, count=1)
+    state, _ = step(new_state(tiny_model, mesh), sharding.shard_batch(BATCH, mesh))
+    assert_close(jax.device_get(state), expected, rtol=1e-3, atol=2e-5)
+    assert jax.tree.structure(initial_state(remat, True)) == jax.tree.structure(expected)
+    assert "remat" in str(step.trace(state, BATCH).jaxpr)
 
 
 BAD_BATCH = {**BATCH, "label": np.full_like(LABEL, 200)}
@@ -181,3 +228,12 @@ def test_batches_that_devices_cannot_divide_are_refused(size, hint):
     with pytest.raises(InputError, match=hint):
         sharding.check_batch_size("config.train.batch_size", size, sharding.make_mesh())
     sharding.check_batch_size("config.train.batch_size", 8, sharding.make_mesh())
+
+
+def test_batch_size_must_be_a_multiple_of_devices_and_parts():
+    check = partial(sharding.check_batch_size, "config.train.batch_size", 24, mesh_of(4))
+    check(parts=3)
+    with pytest.raises(InputError, match=r"multiple of the 4 devices x 4 parts.*use 16 or 32"):
+        check(parts=4)
+    with pytest.raises(InputError, match=r"accumulate=0: must be at least 1"):
+        check(parts=0)

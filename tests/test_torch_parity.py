@@ -23,7 +23,13 @@ nn = torch.nn
 
 WIDTH = 8
 DECODER = (32, 16, 16, 8, 8)
-STANDARD = {"output_stride": 32, "stem_pool": "max", "layer4": "standard", "multi_grid": (1, 1)}
+STANDARD = {
+    "output_stride": 32,
+    "stem_pool": "max",
+    "layer4": "standard",
+    "multi_grid": (1, 1),
+    "remat": False,
+}
 ENCODERS = [
     (resnet.BasicBlock, (2, 1, 2, 2), {}),
     (resnet.Bottleneck, (1, 2, 1, 2), {}),

@@ -180,6 +180,7 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
         stem_pool=model.stem_pool,
         layer4=model.layer4,
         multi_grid=tuple(model.multi_grid),
+        remat=config.train.remat,
     )
     encoder.plan()  # refuses options that exclude each other now, not when the run has begun
     return unet.UNet(

@@ -37,14 +37,17 @@ def as_replicated(abstract: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_batch_size(key: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError, naming the next sizes, unless the mesh's devices divide the batch."""
-    devices = mesh.size
-    if batch_size < 1 or batch_size % devices:
-        lower = batch_size // devices * devices
-        sizes = f"{lower} or {lower + devices}" if lower > 0 else f"{devices}"
+def check_batch_size(key: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
+    """Raises InputError, naming the next sizes, unless devices times `parts` divide the batch."""
+    if parts < 1:
+        raise InputError(f"config.train.accumulate={parts}: must be at least 1")
+    unit = mesh.size * parts
+    if batch_size < 1 or batch_size % unit:
+        lower = batch_size // unit * unit
+        sizes = f"{lower} or {lower + unit}" if lower > 0 else f"{unit}"
+        what = f"{mesh.size} devices" + (f" x {parts} parts of a batch" if parts > 1 else "")
         raise InputError(
-            f"{key}={batch_size}: must be a positive multiple of the {devices} devices; use {sizes}"
+            f"{key}={batch_size}: must be a positive multiple of the {what}; use {sizes}"
         )
 
 

@@ -63,27 +63,29 @@ def make_train_step(
     normalize: Callable[[UInt8[Array, "b h w 3"]], Array],
     ema_decay: float,
     stop_at_nan: bool,
+    accumulate: int,
     key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`.
 
     An update whose loss or gradient is not finite is left out and counted; with `stop_at_nan` the
-    state then stays as it was before that step, whatever follows.
+    state then stays as it was before that step, whatever follows. `accumulate`: see
+    `accumulate_gradient`.
     """
 
     def train_step(state: TrainState, batch: Batch):
         step_key = jax.random.fold_in(key, state.step)  # resume-safe randomness
         batch = augment(step_key, batch)
 
-        def compute_loss(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
+        def compute_loss(params, batch_stats, part):
+            variables = {"params": params, "batch_stats": batch_stats}
             logits, updated = model.apply(
-                variables, normalize(batch["image"]), train=True, mutable=["batch_stats"]
+                variables, normalize(part["image"]), train=True, mutable=["batch_stats"]
             )
-            return loss_fn(logits, batch["label"]).mean(), updated["batch_stats"]
+            return loss_fn(logits, part["label"]).mean(), updated["batch_stats"]
 
         grad_fn = jax.value_and_grad(compute_loss, has_aux=True)
-        (loss, batch_stats), grads = grad_fn(state.params)
+        (loss, batch_stats), grads = accumulate_gradient(grad_fn, state, batch, parts=accumulate)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state, params, batch_stats, decay=ema_decay)
@@ -95,6 +97,32 @@ def make_train_step(
         return state, scalars
 
     return jax.jit(train_step, donate_argnames="state", compiler_options=compiler_options())
+
+
+def accumulate_gradient(
+    grad_fn: Callable[..., Any], state: TrainState, batch: Batch, *, parts: int
+) -> Any:
+    """Returns `((loss, batch_stats), grads)`, the batch taken in so many parts, one by one.
+
+    Loss and gradient are the means over the parts, so those of the whole batch but for BatchNorm:
+    it normalises with the moments of a part, and its averages move once a part.
+    """
+    if parts == 1:
+        return grad_fn(state.params, state.batch_stats, batch)
+
+    def split(rows):  # every parts-th row: so each device has its share of each part
+        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
+
+    def add(carry, part):
+        sums, batch_stats = carry
+        (loss, batch_stats), grads = grad_fn(state.params, batch_stats, part)
+        return (jax.tree.map(jnp.add, sums, (loss, grads)), batch_stats), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    carry = ((jnp.zeros(()), zeros), state.batch_stats)
+    (sums, batch_stats), _ = jax.lax.scan(add, carry, jax.tree.map(split, batch))
+    loss, grads = jax.tree.map(lambda total: total / parts, sums)
+    return (loss, batch_stats), grads
 
 
 def keep_finite(

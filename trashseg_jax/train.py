@@ -37,7 +37,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     saved, after SIGTERM or SIGINT, and RunError where the run cannot go on.
     """
     mesh = sharding.make_mesh()
-    sharding.check_batch_size("config.train.batch_size", config.train.batch_size, mesh)
+    sharding.check_batch_size(
+        "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
+    )
     check_extras(config, workdir)  # before the data are prepared, which can take long
     data = build.build_data(config)
     alpha = build.build_alpha(config, data)
@@ -147,6 +149,7 @@ def build_train_step(
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
         stop_at_nan=build.stops_at_nan(config),
+        accumulate=config.train.accumulate,
         key=jax.random.key(config.seed + 1),
     )
 

@@ -1,8 +1,10 @@
 """Times competitors in turns, A B A B, each in a process of its own that sleeps meanwhile."""
 
+import contextlib
 import dataclasses
 import math
 import multiprocessing
+import pkgutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,44 +37,57 @@ class Timing:
         return self.images / statistics.median(self.seconds)
 
 
-def time_in_turns(
-    competitors: Sequence[Callable[[Any], Trial]], options: Any, *, rounds: int
-) -> list[Timing]:
-    """Prepares `competitor(options)` for each, then times every one of them once a round."""
+def time_in_turns(competitors: Sequence[str], options: Any, *, rounds: int) -> list[Timing]:
+    """Prepares each competitor, then times every one of them once a round.
+
+    A competitor is named "module:function", a function from options to a Trial: only its own
+    process imports what it needs.
+    """
     context = multiprocessing.get_context("spawn")
-    workers = []
-    try:
+    with contextlib.ExitStack() as stack:
+        workers = []
         for competitor in competitors:  # one after the other: they would slow each other down
             here, there = context.Pipe()
-            worker = context.Process(target=work, args=(there, competitor, options))
-            worker.start()
+            process = context.Process(target=work, args=(there, competitor, options))
+            process.start()
+            stack.callback(end, process)
             there.close()
-            workers.append((worker, here))
-            images, facts = receive(here, competitor)
-            workers[-1] = (worker, here, images, facts)
+            workers.append((competitor, here, *receive(here, competitor)))
         seconds = [[] for _ in workers]
         for _ in range(rounds):
-            for (_, here, *_), times, competitor in zip(workers, seconds, competitors, strict=True):
+            for (competitor, here, *_), times in zip(workers, seconds, strict=True):
                 here.send("run")
                 times.append(receive(here, competitor))
-        return [Timing(s, w[2], w[3]) for s, w in zip(seconds, workers, strict=True)]
-    finally:
-        for worker, *_ in workers:
-            worker.terminate()
-            worker.join()
+    return [
+        Timing(s, images, facts) for s, (*_, images, facts) in zip(seconds, workers, strict=True)
+    ]
 
 
-def receive(connection: Connection, competitor: Callable) -> Any:
+def call(function: str) -> Any:
+    """Returns what a function, "module:name", returns, from a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_call, (function,))
+
+
+def _call(function: str) -> Any:
+    return pkgutil.resolve_name(function)()
+
+
+def end(process: Any) -> None:
+    process.terminate()
+    process.join()
+
+
+def receive(connection: Connection, competitor: str) -> Any:
     try:
         return connection.recv()
     except EOFError as error:
-        name = f"{competitor.__module__}.{competitor.__name__}"
-        raise SystemExit(f"{name} failed: its traceback is above") from error
+        raise SystemExit(f"{competitor} failed: its traceback is above") from error
 
 
-def work(connection: Connection, competitor: Callable[[Any], Trial], options: Any) -> None:
+def work(connection: Connection, competitor: str, options: Any) -> None:
     """A worker's life: prepare, warm up, tell how much there is, then time when told to."""
-    trial = competitor(options)
+    trial = pkgutil.resolve_name(competitor)(options)
     trial.run(1)
     one = min(clock(trial, 1) for _ in range(2))
     count = max(1, math.ceil(SECONDS / one))
@@ -89,9 +104,7 @@ def clock(trial: Trial, count: int) -> float:
 
 def ratio(ours: Timing, peer: Timing) -> tuple[float, float, float]:
     """Returns how many times as many images a second as the peer: median, quartiles of rounds."""
-    own, other = (1 / t.images for t in (ours, peer))
-    ratios = sorted(
-        (p * other) / (o * own) for o, p in zip(ours.seconds, peer.seconds, strict=True)
-    )
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    rounds = zip(ours.seconds, peer.seconds, strict=True)
+    ratios = [(p / peer.images) / (o / ours.images) for o, p in rounds]
+    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return middle, low, high

@@ -107,6 +107,18 @@ class AtrousBlock(nn.Module):
         return nn.relu(x + norm(name="project_bn")(y))
 
 
+def run_block(block: nn.Module, *inputs: Any, train: bool, remat: bool) -> Any:
+    """Calls a block; with `remat` only its inputs are kept for the backward pass.
+
+    What happens in it is then computed a second time (Chen et al. 2016): memory for time.
+    """
+
+    def run(block, *inputs):
+        return block(*inputs, train=train)
+
+    return (nn.remat(run) if remat else run)(block, *inputs)
+
+
 class ResNet(nn.Module):
     """A ResNet without its classifier; docs/encoders.md explains its options.
 
@@ -114,7 +126,7 @@ class ResNet(nn.Module):
     `output_stride`; for 32 and the stem's pooling they are at 2, 4, 8, 16 and 32. Submodules bear
     the names of PyTorch's `state_dict`, so that weights convert key by key, and no option but the
     atrous stem adds or reshapes any. `width` is the number of features of the stem, 64 in the
-    paper.
+    paper. `remat`, which holds for the decoder too: see `run_block`.
     """
 
     blocks: tuple[int, int, int, int]
@@ -125,6 +137,7 @@ class ResNet(nn.Module):
     stem_pool: str  # of STEM_STRIDES
     layer4: str  # of LAYER4_RATES
     multi_grid: tuple[int, ...]
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
@@ -136,12 +149,13 @@ class ResNet(nn.Module):
         if self.stem_pool == "max":
             x = max_pool(x)
         elif self.stem_pool == "atrous":
-            x = AtrousBlock(self.dtype, name="stem_atrous")(x, train=train)
+            block = AtrousBlock(self.dtype, name="stem_atrous")
+            x = run_block(block, x, train=train, remat=self.remat)
         for stage, plan in enumerate(self.plan()):
             for i, (stride, dilations) in enumerate(plan):
                 name = f"layer{stage + 1}_{i}"
                 block = self.block(self.width * 2**stage, stride, dilations, self.dtype, name=name)
-                x = block(x, train=train)
+                x = run_block(block, x, train=train, remat=self.remat)
             features.append(x)  # width * 2^stage * expansion
         return features
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
 from trashseg_jax.models.normalization import BatchNorm
-from trashseg_jax.models.resnet import ResNet, conv
+from trashseg_jax.models.resnet import ResNet, conv, run_block
 from trashseg_jax.models.upsampling import UpConv
 
 
@@ -56,7 +56,8 @@ class UNet(nn.Module):
         _, *skips, x = self.encoder(image.astype(self.dtype), train=train)
         for i, features in enumerate(self.decoder_features):
             skip = skips.pop() if skips else None
-            x = UpBlock(features, self.dtype, name=f"up{i + 1}")(x, skip, train=train)
+            block = UpBlock(features, self.dtype, name=f"up{i + 1}")
+            x = run_block(block, x, skip, train=train, remat=self.encoder.remat)
         logits = nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)
 

@@ -1,0 +1,68 @@
+"""What the machine is and what it can do at best: the floors beside a benchmark's figures."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bench.interleave import Trial
+from bench.options import Options
+from trashseg_jax.compiling import compiler_options
+
+PACKAGES = ("jax", "flax", "tensorflow-cpu", "pydensecrf2")
+PEERS = ("torch", "segmentation_models_pytorch", "albumentations")
+
+
+def multiply(options: Options) -> Trial:
+    """A product of square matrices; fact: its operations."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((side, side), options.dtype)
+    product = jax.jit(jnp.matmul, compiler_options=compiler_options())
+
+    def run(count: int) -> None:
+        jax.block_until_ready([product(a, a) for _ in range(count)])
+
+    return Trial(run, 1, {"flops": 2.0 * side**3})
+
+
+def copy(options: Options) -> Trial:
+    """An array read and another written; fact: bytes of both."""
+    del options
+    a = jnp.ones(2**26, jnp.float32)
+    increment = jax.jit(lambda a: a + 1)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            increment(a).block_until_ready()
+
+    return Trial(run, 1, {"bytes": 2.0 * a.nbytes})
+
+
+def describe() -> dict[str, Any]:
+    """Returns the processor, the device and the versions."""
+    device = jax.devices()[0]
+    return {
+        "processor": f"{os.cpu_count()} x {processor()}",
+        "device": device.device_kind if device.platform != "cpu" else "cpu",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in (*PACKAGES, *PEERS)},
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,55 @@
+"""The CRF for a benchmark: this project's pool of processes beside pydensecrf in one."""
+
+from functools import partial
+
+import numpy as np
+
+from bench.interleave import Trial
+from bench.options import NUM_CLASSES, Options
+from configs import reference
+from trashseg_jax import build, crf
+
+
+def pooled(options: Options) -> Trial:
+    """Refines a batch as an evaluation does, in as many processes as there are cores."""
+    config = reference.get_config("aistage")
+    config.crf.workers = options.workers
+    pool = build.build_crf(config).__enter__()  # its processes end with this one
+    images = random_predictions(options)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            for future in [pool.submit(*image) for image in images]:
+                future.result()
+
+    return Trial(run, options.batch)
+
+
+def serial(options: Options) -> Trial:
+    """The peer: pydensecrf's calls, one image after the other."""
+    settings = reference.get_config("aistage").crf.to_dict()
+    for key in ("enabled", "workers", "timeout"):
+        del settings[key]
+    refine = partial(crf.refine, **settings)
+    images = random_predictions(options)
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            for image in images:
+                refine(*image)
+
+    return Trial(run, options.batch)
+
+
+def random_predictions(options: Options) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns probabilities and pixels in blocks of 16, as noise of pixels is no photograph."""
+    rng = np.random.default_rng(0)
+    blocks = -(-options.size // 16)
+    shape = (options.batch, blocks, blocks)
+    probs = rng.dirichlet(np.full(NUM_CLASSES, 0.3), shape).astype(np.float32)
+    image = rng.integers(256, size=(*shape, 3), dtype=np.uint8)
+    large = (a.repeat(16, 1).repeat(16, 2) for a in (probs, image))
+    return [
+        tuple(np.ascontiguousarray(array[: options.size, : options.size]) for array in pair)
+        for pair in zip(*large, strict=True)
+    ]
