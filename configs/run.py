@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from trashseg_jax import build
+from configs import default
+from trashseg_jax import settings
 
 
 def get_config(workdir: str):
-    return build.read_config(Path(workdir))
+    return settings.read_config(Path(workdir), defaults=default.get_config)

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from configs import default, dilated, focal, focal_balanced
-from trashseg_jax import build, losses
+from trashseg_jax import build, losses, settings
 from trashseg_jax.errors import InputError
 
 # Four images, three classes: pixels and annotations.
@@ -27,7 +27,7 @@ DATA = prepared(PIXELS, ANNOTATIONS)
 def resolved(overrides=(), dataset="aistage", **changes):
     config = default.get_config(dataset)
     config.update_from_flattened_dict(changes)
-    build.resolve_config(config, overridden=overrides)
+    settings.resolve_config(config, overridden=overrides)
     return config
 
 
@@ -57,9 +57,9 @@ def test_flags_win_over_the_recipe():
 
 def test_recipe_keys_are_config_keys():
     config = default.get_config()
-    known = {key for key, _ in build.flatten(config)}
+    known = {key for key, _ in settings.flatten(config)}
     for recipe in config.recipes.values():
-        assert {key for key, _ in build.flatten(recipe)} <= known
+        assert {key for key, _ in settings.flatten(recipe)} <= known
 
 
 @pytest.mark.parametrize("dataset", default.DATASETS)
@@ -214,7 +214,7 @@ def test_reference_recipe_makes_the_focal_loss_the_references():
     """Its 1e-8 bounds what a pixel can cost: -ln(1e-8)."""
     config = focal.get_config()
     config.recipe = "reference"
-    build.resolve_config(config, overridden=[])
+    settings.resolve_config(config, overridden=[])
     labels = jnp.zeros((1, 2, 2), jnp.uint8)
     logits = jnp.zeros((1, 2, 2, 3)).at[..., 0].set(-100.0)
     np.testing.assert_allclose(build.build_loss(config, np.ones(3))(logits, labels), 18.42068)

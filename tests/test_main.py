@@ -75,6 +75,7 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
         ([f"{REFERENCE}:moon"], "data set 'moon': must be one of demo, aistage, taco, coco"),
         (["--config=configs/none.py"], "there is no file configs/none.py"),
         ([f"{REFERENCE}:coco"], "config.data.dir is empty"),
+        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a finite"),
         ([REFERENCE, "--config.recipe=secret"], "must be one of modern, reference"),
         (["--mode=evaluate"], "error: --config is missing"),
         (["--mode=evaluate", "--workdir=/nowhere/run"], "/nowhere/run/config.json: does not exist"),
@@ -86,6 +87,31 @@ def test_mistakes_are_one_line_and_exit_code_two(arguments, line):
     assert line in result.stderr
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--helpshort"],
+        ["--workdr=x"],
+        ["--config=configs/none.py"],
+        [REFERENCE, "--config.foo=1"],
+        [REFERENCE, "--config.train.steps=many"],
+        ["--mode=evaluate", "--workdir=/nowhere/run"],
+    ],
+)
+def test_help_and_wrong_options_import_no_large_library(arguments):
+    """What takes seconds; the libraries that a process has imported are told when it ends."""
+    code = (
+        "import atexit, runpy, sys\n"
+        "large = {'jax', 'flax', 'numpy', 'tensorflow', 'tensorflow_datasets', 'orbax'}\n"
+        "atexit.register(lambda: print('imported:', sorted(large & sys.modules.keys())))\n"
+        "runpy.run_module('trashseg_jax.main', run_name='__main__', alter_sys=True)\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout.splitlines()[-1] == "imported: []"
 
 
 def test_bad_data_is_one_line_and_leaves_nothing(tmp_path):

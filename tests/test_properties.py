@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from configs import default
-from trashseg_jax import build, losses, metrics, report
+from trashseg_jax import losses, metrics, report
+from trashseg_jax.settings import flatten, read_config, resolve_config
 
 every = settings(deadline=None, derandomize=True, max_examples=40)
 K = 4
@@ -118,7 +119,7 @@ def values_like(value):
     return kinds[type(value)]
 
 
-DEFAULTS = dict(build.flatten(default.get_config("aistage")))
+DEFAULTS = dict(flatten(default.get_config("aistage")))
 # A name that is no recipe is refused before a run has a config.json.
 LIKE_DEFAULTS = {key: values_like(value) for key, value in DEFAULTS.items() if key != "recipe"}
 changes = st.fixed_dictionaries({}, optional=LIKE_DEFAULTS)
@@ -126,7 +127,7 @@ changes = st.fixed_dictionaries({}, optional=LIKE_DEFAULTS)
 
 def leaves(config):
     """Keys and values, of which 1, 1.0 and True are three."""
-    return {key: repr(value) for key, value in build.flatten(config)}
+    return {key: repr(value) for key, value in flatten(config)}
 
 
 @every
@@ -151,10 +152,10 @@ def test_config_that_a_run_wrote_is_read_back_equal(workdir, changes, recipe):
     """All but the recipes, which are applied by then."""
     config = default.get_config("aistage")
     config.update_from_flattened_dict({**changes, "recipe": recipe})
-    build.resolve_config(config, overridden=changes)
+    resolve_config(config, overridden=changes)
     report.write_json(workdir / "config.json", {**config.to_dict(), "derived": {"alpha": [1.0]}})
     config.recipes = ConfigDict({recipe: {}})
-    assert leaves(build.read_config(workdir)) == leaves(config)
+    assert leaves(read_config(workdir, defaults=default.get_config)) == leaves(config)
 
 
 # Losses.

@@ -1,83 +1,30 @@
 """Config to data, model, loss and optimizer. Names resolve through plain dicts."""
 
-import json
 import math
 import os
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float64
-from ml_collections import ConfigDict
 
 from trashseg_jax import alphas, crf, distributed, losses, optim
 from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet, unet
+from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
 
-# An ml_collections.ConfigDict. A type checker takes each of its attributes for a union of all
-# that a config may hold, so there is nothing for it to check.
-Config: TypeAlias = Any
-
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
-    """Fills in, in place, what follows from other keys: the recipe, and steps against epochs.
-
-    `overridden` names the keys that a flag has set (`optimizer.learning_rate`): they stay.
-    """
-    recipe = choose("recipe", config.recipe, config.recipes)
-    for key, value in flatten(recipe):
-        if key not in overridden:
-            config.update_from_flattened_dict({key: value})
-    if "train.epochs" in overridden and "train.steps" not in overridden:
-        config.train.steps = 0
-    if "train.steps" in overridden and "train.epochs" not in overridden:
-        config.train.epochs = 0.0
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """Returns the config that the run in `workdir` was made with, its recipe applied already."""
-    path = workdir / "config.json"
-    if not path.exists():
-        raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
-    content = json.loads(path.read_text())
-    content.pop("derived", None)  # what the run computed from its data
-    return ConfigDict({**_tuples(content), "recipes": {content["recipe"]: {}}})
-
-
-def _tuples(value: Any) -> Any:
-    """json knows no tuples; a config has no lists."""
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def flatten(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of every leaf."""
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def choose(key: str, name: str, options: Any) -> Any:
-    """Returns `options[name]`; raises InputError naming the config key and the options."""
-    if name not in options:
-        raise InputError(f"config.{key}={name!r}: must be one of {', '.join(options)}")
-    return options[name]
 
 
 def lookup(config: Config, key: str) -> Any:

@@ -1,6 +1,6 @@
 """Several processes, each with devices of its own, as one run; see docs/scaling.md.
 
-JAX is imported where it is needed: a wrong flag is answered at once.
+JAX and NumPy are imported where they are needed: a wrong flag is answered at once.
 """
 
 import hashlib
@@ -9,8 +9,6 @@ import socket
 import sys
 import time
 from typing import NoReturn
-
-import numpy as np
 
 from trashseg_jax.errors import InputError
 
@@ -97,6 +95,7 @@ def _silence() -> None:
 def check_same(what: str, content: bytes, *, remedy: str) -> None:
     """Raises InputError, in every process, unless `content` is the same in all of them."""
     import jax
+    import numpy as np
     from jax.experimental import multihost_utils
 
     if not jax.distributed.is_initialized():

@@ -16,9 +16,9 @@ from jaxtyping import Float32, Integer
 from tqdm import tqdm
 
 from trashseg_jax import build, crf, metrics, report, sharding, steps
-from trashseg_jax.build import Config
 from trashseg_jax.checkpoint import Checkpoints
 from trashseg_jax.errors import InputError
+from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -64,7 +64,7 @@ def restore(
         raise InputError(f"{folder}: does not exist; give the --workdir of a run")
     with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=False) as checkpoints:
         choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
-        step = build.choose("eval.checkpoint", config.eval.checkpoint, choices)
+        step = choose("eval.checkpoint", config.eval.checkpoint, choices)
         if step is None:
             raise InputError(f"{folder}: holds no checkpoint; train first")
         return checkpoints.restore(step, abstract_state(config, model, tx, mesh))

@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import difflib
+import gc
 import os
 import sys
 import traceback
@@ -11,12 +12,14 @@ from typing import Any
 
 # Before TensorFlow is imported, which happens where data are read.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# It would import Keras 3, with scikit-learn where that is installed; nothing here uses either.
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from trashseg_jax import distributed
+from trashseg_jax import distributed, settings
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.interrupts import raise_on_signals
 
@@ -35,6 +38,12 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "Find those three from the launcher's environment (SLURM, for example)."
 )
+COMPILATION_CACHE = flags.DEFINE_bool(
+    "compilation_cache",
+    True,
+    "Keep compiled programs for later runs, in programs/ of the folder of prepared data "
+    "(config.data.cache_dir), or in $JAX_COMPILATION_CACHE_DIR.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -43,12 +52,16 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
     config, workdir = read_config(), choose_workdir()
+    # Imports and tracing make a million objects that stay: the default looks at them all the time.
+    gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     # Imported late: --help and a wrong flag answer at once.
-    from trashseg_jax import report
+    from trashseg_jax import build, programs, report
     from trashseg_jax.evaluate import evaluate
     from trashseg_jax.train import train
 
+    if COMPILATION_CACHE.value:
+        programs.keep_programs(build.cache_dir(config) / "programs")
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(report.format_table(figures))
     print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
@@ -75,10 +88,8 @@ def check_overrides(argv: list[str]) -> None:
     path = found.config.partition(":")[0]
     if not Path(path).is_file():
         raise InputError(f"--config={found.config}: there is no file {path}")
-    from trashseg_jax import build
-
     config: Any = config_flags.ConfigFileFlagParser("config").parse(found.config)
-    known = [key for key, _ in build.flatten(config)]
+    known = [key for key, _ in settings.flatten(config)]
     for argument in others:
         flag, _, rest = argument.partition("=")[0].lstrip("-").partition(".")
         if flag in ("config", "noconfig") and rest not in known:
@@ -91,15 +102,18 @@ def check_overrides(argv: list[str]) -> None:
 
 def read_config() -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
-    from trashseg_jax import build
-
-    if CONFIG.value is not None:
+    config: Any = CONFIG.value
+    if config is not None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        build.resolve_config(CONFIG.value, overridden=overrides)
-        return CONFIG.value
-    if MODE.value == "train" or WORKDIR.value is None:
+        settings.resolve_config(config, overridden=overrides)
+    elif MODE.value == "train" or WORKDIR.value is None:
         raise InputError("--config is missing; pass --config=configs/reference.py, for example")
-    return build.read_config(Path(WORKDIR.value))
+    else:
+        from configs import run
+
+        config = run.get_config(WORKDIR.value)
+    settings.check_numbers(config)
+    return config
 
 
 def choose_workdir() -> Path:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trashseg_jax import build
-from trashseg_jax.build import Config
 from trashseg_jax.errors import InputError
+from trashseg_jax.settings import Config, flatten
 
 # What gives the checkpoint's arrays their meaning, even where their shapes would fit.
 FIXED = ("model.", "optimizer.name", "data.class_map", "data.normalize")
@@ -20,10 +19,10 @@ def check_resume(config: Config, workdir: Path, derived: dict[str, Any]) -> Chan
     path = workdir / "config.json"
     if not path.exists():
         return {}
-    before = dict(build.flatten(json.loads(path.read_text())))
+    before = dict(flatten(json.loads(path.read_text())))
     # Through json, which knows no tuples.
     content = json.loads(json.dumps({**config.to_dict(), "derived": derived}))
-    now = dict(build.flatten(content))
+    now = dict(flatten(content))
     changes = {
         key: [before[key], now[key]]
         for key in before.keys() & now.keys()

@@ -15,7 +15,6 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 from trashseg_jax import build, report, sharding, steps
-from trashseg_jax.build import Config
 from trashseg_jax.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.data import sampling
 from trashseg_jax.divergence import FiniteWatch
@@ -25,6 +24,7 @@ from trashseg_jax.interrupts import StepBoundary
 from trashseg_jax.resume import Changes, check_resume
 from trashseg_jax.runlock import RunLock
 from trashseg_jax.runlog import RunLog
+from trashseg_jax.settings import Config
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -57,7 +57,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     keep = config.train.keep_checkpoints
     with owned(workdir), Checkpoints(folder, keep=keep, writable=True) as checkpoints:
         state = start(config, checkpoints, model, tx, mesh)
-        first = int(state.step)
+        first = checkpoints.latest_step or 0  # state.step would wait for the weights
         record_start(config, workdir, derived, changes)
         print(f"{workdir}: {len(image_weights)} training images, from step {first} to {total}")
         batches = train_batches(config, data, image_weights, start_step=first)

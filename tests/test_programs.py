@@ -1,0 +1,118 @@
+"""Compiled programs that outlive a run."""
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trashseg_jax import programs
+
+ROOT = Path(__file__).parent.parent
+
+
+def write(folder, name, content, *, used):
+    """An entry as JAX writes it, last used at a time."""
+    entry = folder / f"{name}-cache"
+    entry.write_bytes(content)
+    os.utime(entry, (used, used))
+    return entry
+
+
+@pytest.mark.parametrize("kept", [0, 1, 1000, -1])
+def test_only_whole_entries_are_left(tmp_path, kept):
+    packed = zlib.compress(np.random.default_rng(0).bytes(3_000_000))
+    whole = write(tmp_path, "whole", packed, used=1)
+    write(tmp_path, "cut", packed[:kept], used=1)
+    write(tmp_path, "flipped", packed[:2000] + b"\0\0" + packed[2002:], used=1)
+    programs.mend(tmp_path)
+    assert list(tmp_path.glob("*-cache")) == [whole]
+
+
+def test_entries_of_another_compression_are_left(tmp_path):
+    entry = write(tmp_path, "zstandard", b"\x28\xb5\x2f\xfd...", used=1)
+    programs.mend(tmp_path)
+    assert entry.exists()
+
+
+def test_an_entry_is_looked_at_once(tmp_path):
+    programs.mend(tmp_path)
+    entry = write(tmp_path, "old", b"x\x9cbroken", used=1)
+    programs.mend(tmp_path)
+    assert entry.exists()
+
+
+def test_what_was_used_longest_ago_goes_first(tmp_path):
+    entries = [write(tmp_path, f"{used}", bytes(10), used=used) for used in (3, 1, 4, 2)]
+    programs.prune(tmp_path, max_bytes=25)
+    assert [entry.exists() for entry in entries] == [True, False, True, False]
+
+
+def test_the_folder_is_the_same_for_the_same_processor():
+    assert programs.machine() == programs.machine()
+
+
+STEP = """
+import sys
+from pathlib import Path
+import jax, jax.monitoring, jax.numpy as jnp, numpy as np
+from trashseg_jax import programs
+programs.keep_programs(Path(sys.argv[1]))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+loaded = []
+jax.monitoring.register_event_listener(
+    lambda name, **_: loaded.append(1) if name.endswith("/cache_hits") else None
+)
+init = jax.jit(
+    lambda key: jax.random.normal(key, (64, 64)),
+    compiler_options={"xla_backend_optimization_level": 0},
+)
+step = jax.jit(lambda state: (jnp.tanh(state @ state.T) / 3, state.sum()), donate_argnums=0)
+state = init(jax.random.key(0))
+for _ in range(5):
+    state, total = step(state)
+print(len(loaded), np.asarray(state).tobytes().hex(), float(total))
+"""
+
+
+def run_step(folder):
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    command = [sys.executable, "-c", STEP, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded, *result = done.stdout.split()
+    return int(loaded), result
+
+
+def test_loaded_programs_compute_the_same_bits_and_say_nothing(tmp_path):
+    """Donated arguments and other compiler options too; then with all entries damaged."""
+    compiled, first = run_step(tmp_path)
+    loaded, second = run_step(tmp_path)
+    assert (compiled, loaded > 1) == (0, True)
+    assert second == first
+    for entry in tmp_path.glob("*/*-cache"):
+        entry.write_bytes(entry.read_bytes()[:-9])
+    assert run_step(tmp_path) == (0, first)
+    assert run_step(tmp_path) == (loaded, first)  # mended
+
+
+def test_a_cache_that_cannot_be_is_no_hindrance(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run_step(tmp_path / "file")[0] == 0
+
+
+def test_the_environments_folder_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
+    environment = dict(os.environ)
+    code = (
+        "import json, pathlib, sys; from trashseg_jax import programs;"
+        "programs.keep_programs(pathlib.Path(sys.argv[1])); import jax;"
+        "print(json.dumps(jax.config.values['jax_compilation_cache_dir']))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert json.loads(done.stdout) == str(tmp_path / "own")
