@@ -1,14 +1,16 @@
-"""Prints the two tables of docs/scaling.md: what grows with the devices, what with the data.
+"""Prints tables of docs/: what grows with the devices, with the batch and with the data.
 
     python scripts/measure_scaling.py
     python scripts/measure_scaling.py --image_size=128 --devices=1,2
 
-The first compiles the training step of configs/reference.py:aistage for simulated CPU devices, runs
-nothing, and reads what the compiled program sums over devices and holds in memory. Simulated
-devices share the machine's cores: nothing here says how fast a step would be.
+The first two (docs/scaling.md, docs/benchmarks.md) compile the training step of
+configs/reference.py:aistage for simulated CPU devices, run nothing, and read what the compiled
+program sums over devices and holds in memory. Simulated devices share the machine's cores: nothing
+here says how fast a step would be.
 """
 
 import argparse
+import itertools
 import os
 import re
 import time
@@ -36,6 +38,7 @@ from trashseg_jax.train import build_train_step
 
 MAX_DEVICES = 8  # as above
 NUM_CLASSES = 11
+DECODER = (512, 256, 128, 64, 32, 16)  # features that come in, then those of each block
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 MB = 1e6
 
@@ -51,6 +54,7 @@ def main() -> None:
     if not all(1 <= count <= MAX_DEVICES for count in device_counts):
         parser.error(f"--devices={options.devices}: must be numbers from 1 to {MAX_DEVICES}")
     print_devices(device_counts, rows=options.rows, image_size=options.image_size)
+    print_memory(image_size=options.image_size)
     print_records([int(count) for count in options.records.split(",")])
 
 
@@ -74,9 +78,28 @@ def print_devices(device_counts: list[int], *, rows: int, image_size: int) -> No
         )
 
 
-def compile_step(count: int, *, rows: int, image_size: int) -> tuple[Any, Any]:
-    """Returns the state's shapes and the training step compiled for `count` devices."""
+def print_memory(*, image_size: int) -> None:
+    print("\nbatch  train.remat  train.accumulate  temporary MB, on one device")
+    for batch, remat, accumulate in (
+        (4, False, 1),
+        (8, False, 1),
+        (8, True, 1),
+        (8, False, 4),
+        (8, True, 4),
+    ):
+        options = {"remat": remat, "accumulate": accumulate}
+        _, compiled = compile_step(1, rows=batch, image_size=image_size, **options)
+        megabytes = compiled.memory_analysis().temp_size_in_bytes / MB
+        print(f"{batch:5}  {remat!s:11}  {accumulate:16}  {megabytes:12.1f}", flush=True)
+
+
+def compile_step(count: int, *, rows: int, image_size: int, **options: Any) -> tuple[Any, Any]:
+    """Returns the state's shapes and the training step compiled for `count` devices.
+
+    `options` are keys of `config.train`.
+    """
     config = reference.get_config("aistage")
+    config.train.update(options)
     config.data.dir = "none"
     config.model.dtype = "float32"  # bfloat16 is emulated on CPUs, with more memory
     mesh = Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
@@ -108,13 +131,15 @@ def array_bytes(array: tuple[str, str]) -> int:
 
 
 def closed_form(state: Any) -> int:
-    """Returns the bytes of a gradient, of three sums for each BatchNorm channel, and of the loss.
+    """Returns the bytes of a gradient, of two sums for each BatchNorm channel, and of the loss.
 
-    Forward those of x and x^2; backward one besides the gradients of scale and bias.
+    Forward those of x and x^2; backward none but the gradients of scale and bias. The gradients of
+    kernels that meet upsampled features are summed as four 2x2 kernels, 16 taps in place of 9.
     """
     params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     channels = sum(leaf.size for leaf in jax.tree.leaves(state.batch_stats)) // 2
-    return 4 * (params + 3 * channels + 1)
+    upsampled = sum(c * f for c, f in itertools.pairwise(DECODER))
+    return 4 * (params + 2 * channels + 7 * upsampled + 1)
 
 
 def print_records(counts: list[int]) -> None:
