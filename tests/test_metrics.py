@@ -1,5 +1,6 @@
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -24,9 +25,14 @@ def brute_force(label, prediction):
     return counts
 
 
-def test_confusion_matrix_equals_counting_pixel_by_pixel():
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_confusion_matrix_equals_counting_pixel_by_pixel(backend, monkeypatch):
+    """As each backend counts; labels that are no class lie on either side of them."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     labels, predictions = random_maps()
+    labels = np.where(labels == 255, RNG.choice([-1, K, 255], labels.shape), labels.astype(int))
     actual = metrics.confusion_matrix(jnp.asarray(labels), jnp.asarray(predictions), num_classes=K)
+    labels[(labels < 0) | (labels >= K)] = 255
     expected = [brute_force(*pair) for pair in zip(labels, predictions, strict=True)]
     np.testing.assert_array_equal(actual, expected)
 

@@ -1,6 +1,7 @@
 """Segmentation metrics, all of them functions of confusion matrices (rows: truth)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,12 +17,29 @@ def confusion_matrix(
 ) -> Integer[Array, "b k k"]:
     """Counts pixels by (truth, prediction) per image; a label outside 0..k-1 counts nowhere.
 
-    The float32 product of one-hot codes is exact for images of up to 2^24 pixels.
+    CPUs add pixel by pixel, some thirty times as fast there as the product of one-hot codes, which
+    accelerators have units for.
     """
-    batch = labels.shape[0]
-    truth = jax.nn.one_hot(labels.reshape(batch, -1), num_classes)  # b n k
-    hit = jax.nn.one_hot(predictions.reshape(batch, -1), num_classes)
-    return jnp.einsum("bnk,bnl->bkl", truth, hit).astype(jnp.int32)
+    count = add_pixels if jax.default_backend() == "cpu" else multiply_codes
+    return jax.vmap(partial(count, num_classes=num_classes))(labels, predictions)
+
+
+def add_pixels(
+    labels: Integer[Array, "h w"], predictions: Integer[Array, "h w"], *, num_classes: int
+) -> Integer[Array, "k k"]:
+    pairs = labels.astype(jnp.int32) * num_classes + predictions
+    ignored = num_classes**2
+    pairs = jnp.where((labels >= 0) & (labels < num_classes), pairs, ignored)
+    counts = jnp.bincount(pairs.ravel(), length=ignored + 1)[:ignored]
+    return counts.reshape(num_classes, num_classes)
+
+
+def multiply_codes(
+    labels: Integer[Array, "h w"], predictions: Integer[Array, "h w"], *, num_classes: int
+) -> Integer[Array, "k k"]:
+    """A float32 sum of ones is exact for images of up to 2^24 pixels."""
+    truth, hit = (jax.nn.one_hot(x.ravel(), num_classes) for x in (labels, predictions))
+    return (truth.T @ hit).astype(jnp.int32)
 
 
 def count_confusion(
