@@ -50,7 +50,7 @@ def time_in_turns(competitors: Sequence[str], options: Any, *, rounds: int) -> l
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, competitor, options))
             process.start()
-            stack.callback(end, process)
+            stack.callback(end, process, here)
             there.close()
             workers.append((competitor, here, *receive(here, competitor)))
         seconds = [[] for _ in workers]
@@ -73,7 +73,10 @@ def _call(function: str) -> Any:
     return pkgutil.resolve_name(function)()
 
 
-def end(process: Any) -> None:
+def end(process: Any, connection: Connection) -> None:
+    """Lets a worker end by itself, which ends its own processes too, or makes it."""
+    connection.close()
+    process.join(10)
     process.terminate()
     process.join()
 
@@ -92,8 +95,9 @@ def work(connection: Connection, competitor: str, options: Any) -> None:
     one = min(clock(trial, 1) for _ in range(2))
     count = max(1, math.ceil(SECONDS / one))
     connection.send((trial.images, trial.facts))
-    while connection.recv() == "run":
-        connection.send(clock(trial, count) / count)
+    with contextlib.suppress(EOFError):  # the connection is closed when all is done
+        while connection.recv() == "run":
+            connection.send(clock(trial, count) / count)
 
 
 def clock(trial: Trial, count: int) -> float:
