@@ -11,14 +11,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4"
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false"
 )
 # One cache for the session: the test processes, and the command lines they start, inherit it.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     folder = tempfile.mkdtemp(prefix="trashseg-jax-tests-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+os.environ["TF_USE_LEGACY_KERAS"] = "1"  # as main.py: without importing any Keras
 
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -30,12 +33,14 @@ from trashseg_jax.data import demo
 from trashseg_jax.models import resnet, unet
 
 
+# One block a stage, with every part of the real ones: half of resnet18's compilation.
+resnet.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
-    """A U-Net of 4 to 32 features and one block a stage, with every part of the real one."""
-    encoder = resnet.ResNet(
-        (1, 1, 1, 1),
-        resnet.BasicBlock,
+    """A U-Net of 4 to 32 features."""
+    encoder = resnet.ENCODERS["tiny"](
         width=4,
         dtype=jnp.float32,
         output_stride=32,
@@ -67,7 +72,7 @@ def tiny_config(demo_folder, tmp_path_factory):
         config.data.image_size = 32
         config.model.update(
             {
-                "encoder": "resnet18",
+                "encoder": "tiny",
                 "width": 4,
                 "decoder_features": (8, 8, 8, 8, 8),
                 "dtype": "float32",

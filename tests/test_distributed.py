@@ -98,6 +98,7 @@ def wait_until_locked(path, pid):
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = tiny_config()
+    config.model.encoder = "resnet18"  # the command line knows no "tiny"
     config.train.update(
         {"steps": STEPS, "eval_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
     )
@@ -225,7 +226,9 @@ def assert_like(log, expected):
     assert [e["step"] for e in log] == [e["step"] for e in expected]
     losses = [[e["loss"] for e in entries if "loss" in e] for entries in (log, expected)]
     assert len(losses[0]) == STEPS
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    # Measured: after six steps the order of sums makes 1e-4; the gradient of half a batch makes
+    # 2e-3 at the second step and 2e-2 at the sixth.
+    np.testing.assert_allclose(*losses, rtol=3e-4)
 
 
 def test_processes_with_other_flags_end_with_one_line(given, tmp_path):

@@ -33,6 +33,9 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int, writable: bool):
         self.folder = folder
         checkpointer: Any = ocp.training.Checkpointer  # its annotations refuse its own policies
+        context = ocp.Context()
+        # True would cut every array into a slice a device: a program to compile for each shape.
+        context.array.saving.use_replica_parallel = False
         self._checkpointer = checkpointer(
             folder.resolve(),
             # When to save is the training loop's decision.
@@ -48,6 +51,7 @@ class Checkpoints:
                 ]
             ),
             cleanup_tmp_directories=writable,
+            context=context,
         )
 
     def __enter__(self) -> "Checkpoints":
