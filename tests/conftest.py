@@ -32,7 +32,6 @@ from trashseg_jax import build
 from trashseg_jax.data import demo
 from trashseg_jax.models import resnet, unet
 
-
 # One block a stage, with every part of the real ones: half of resnet18's compilation.
 resnet.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
 
