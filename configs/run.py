@@ -7,4 +7,9 @@ from trashseg_jax import settings
 
 
 def get_config(workdir: str):
-    return settings.read_config(Path(workdir), defaults=default.get_config)
+    return settings.read_config(Path(workdir), defaults=_defaults)
+
+
+def _defaults(name: str):
+    """A flag may have given the data set any name."""
+    return default.get_config(name if name in default.DATASETS else "coco")

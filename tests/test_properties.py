@@ -14,9 +14,9 @@ from hypothesis.extra.numpy import arrays
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from configs import default
+from configs import default, run
 from trashseg_jax import losses, metrics, report
-from trashseg_jax.settings import flatten, read_config, resolve_config
+from trashseg_jax.settings import flatten, resolve_config
 
 every = settings(deadline=None, derandomize=True, max_examples=40)
 K = 4
@@ -155,7 +155,7 @@ def test_config_that_a_run_wrote_is_read_back_equal(workdir, changes, recipe):
     resolve_config(config, overridden=changes)
     report.write_json(workdir / "config.json", {**config.to_dict(), "derived": {"alpha": [1.0]}})
     config.recipes = ConfigDict({recipe: {}})
-    assert leaves(read_config(workdir, defaults=default.get_config)) == leaves(config)
+    assert leaves(run.get_config(str(workdir))) == leaves(config)
 
 
 # Losses.
