@@ -40,7 +40,8 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
     listed = json.loads((demo_folder / "train.json").read_text())["images"]
     source = prepared.source("train")
     assert [source[i]["id"] for i in range(len(source))] == [image["id"] for image in listed]
-    assert source[3]["file_name"].decode() == listed[3]["file_name"]
+    stored = prepared.builder.as_data_source("train")
+    assert stored[3]["file_name"].decode() == listed[3]["file_name"]
 
 
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
@@ -53,11 +54,11 @@ def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_fol
 
 def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
     pixels, annotations = prepared.counts("train")
-    source = prepared.source("train")
+    source, stored = prepared.source("train"), prepared.builder.as_data_source("train")
     for i in range(len(source)):
         expected = np.bincount(decode_label(source[i]["label"]).ravel(), minlength=11)
         np.testing.assert_array_equal(pixels[i], expected)
-        np.testing.assert_array_equal(source[i]["pixel_counts"], expected)
+        np.testing.assert_array_equal(stored[i]["pixel_counts"], expected)
     listed = json.loads((demo_folder / "train.json").read_text())["annotations"]
     total = np.bincount([a["category_id"] for a in listed], minlength=11)
     np.testing.assert_array_equal(annotations.sum(0), total)

@@ -6,7 +6,6 @@ with a peer that has to.
 """
 
 import itertools
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,27 +17,28 @@ from bench.interleave import Trial
 from bench.options import Options
 from configs import reference
 from trashseg_jax import build
+from trashseg_jax.compiling import compiler_options
 from trashseg_jax.train import train_batches
 
 
 def load(options: Options) -> Trial:
-    """Batches on the host. Fact: ms an image that the augmentation would take here, by itself."""
-    config, batches = make_batches(options)
+    """Batches on the host."""
+    _, batches = make_batches(options)
     count = photographs.batches_a_repetition(options)
 
     def run(repetitions: int) -> None:
         for _ in itertools.islice(batches, repetitions * count):
             pass
 
-    facts = {"augment_ms_per_image": time_augment(config, next(batches))}
-    return Trial(run, count * options.batch, facts)
+    return Trial(run, count * options.batch)
 
 
 def load_and_augment(options: Options) -> Trial:
     """The same, then flipped and coloured by the program that a training step holds."""
     config, batches = make_batches(options)
     count = photographs.batches_a_repetition(options)
-    augment, key = jax.jit(build.build_augment(config)), jax.random.key(0)
+    augment = jax.jit(build.build_augment(config), compiler_options=compiler_options())
+    key = jax.random.key(0)
 
     def run(repetitions: int) -> None:
         done = None
@@ -65,16 +65,3 @@ def make_batches(options: Options) -> tuple[Any, Iterator[dict[str, np.ndarray]]
 def pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns what goes to the device."""
     return {name: batch[name] for name in ("image", "label", "crop")}
-
-
-def time_augment(config: Any, batch: dict[str, np.ndarray]) -> float:
-    """Returns the milliseconds an image of a compiled augmentation, the least of some."""
-    augment, key = jax.jit(build.build_augment(config)), jax.random.key(0)
-    batch = pixels(batch)
-    jax.block_until_ready(augment(key, batch))
-    seconds = []
-    for _ in range(10):
-        began = time.perf_counter()
-        jax.block_until_ready(augment(key, batch))
-        seconds.append(time.perf_counter() - began)
-    return 1000 * min(seconds) / len(batch["image"])

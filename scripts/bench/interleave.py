@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 SECONDS = 1.0  # a timing lasts at least this long, in several repetitions where one is shorter
+PAUSE = 0.5  # before each timing, for what the one before still does: data loaders read ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ def time_in_turns(competitors: Sequence[str], options: Any, *, rounds: int) -> l
         seconds = [[] for _ in workers]
         for _ in range(rounds):
             for (competitor, here, *_), times in zip(workers, seconds, strict=True):
+                time.sleep(PAUSE)
                 here.send("run")
                 times.append(receive(here, competitor))
     return [

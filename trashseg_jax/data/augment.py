@@ -1,6 +1,7 @@
 """Augmentation and normalisation of uint8 batches inside the jitted step."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+ROWS_AT_ONCE = 128  # of each image, when crops are scaled
+Sources = tuple[Array, Array, Array, Array]  # see _sources
 
 
 def make_normalize(name: str) -> Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]]:
@@ -68,32 +71,42 @@ def scale_crops(batch: dict[str, Array]) -> dict[str, Array]:
     """
     batch = dict(batch)
     crop = batch.pop("crop")
-    image, label = jax.vmap(_scale_crop)(batch["image"], batch["label"], crop)
-    return {**batch, "image": image, "label": label}
+    sources = jax.vmap(partial(_sources, size=batch["label"].shape[1]))
+    rows, columns = sources(crop[:, 0]), sources(crop[:, 1])
+
+    def scale_row(row):
+        return jax.vmap(_scale_row)(batch["image"], batch["label"], row, columns)
+
+    # A loop's result is stored. Of a single expression XLA for CPUs would compute each pixel anew
+    # for everything that reads it: flip, luma and each jitter.
+    rows = jax.tree.map(jnp.transpose, rows)
+    image, label = jax.lax.map(scale_row, rows, batch_size=ROWS_AT_ONCE)
+    return {**batch, "image": image.swapaxes(0, 1), "label": label.swapaxes(0, 1)}
 
 
-def _scale_crop(
-    image: UInt8[Array, "s s 3"], label: UInt8[Array, "s s"], crop: Int32[Array, "2"]
-) -> tuple[UInt8[Array, "s s 3"], UInt8[Array, "s s"]]:
-    size = len(label)
-    (top, bottom, below), (left, right, beside) = (_neighbours(n, size) for n in crop)
-    # Each pixel from its four corners: blending rows first costs CPUs half as much again.
-    above, under = (
-        _blend(image[row[:, None], left], image[row[:, None], right], beside[:, None])
-        for row in (top, bottom)
-    )
-    image = jnp.round(_blend(above, under, below[:, None, None])).astype(jnp.uint8)
-    row, column = ((2 * jnp.arange(size) + 1) * n // (2 * size) for n in crop)
-    return image, label[row][:, column]
+def _sources(length: Int32[Array, ""], *, size: int) -> Sources:
+    """Returns, for each of `size` pixels, what it is made of when `length` are scaled to it.
 
-
-def _neighbours(
-    length: Int32[Array, ""], size: int
-) -> tuple[Int32[Array, "s"], Int32[Array, "s"], Float[Array, "s"]]:
-    """Returns the two pixels, of `length`, around the centre of each of `size`; the 2nd's share."""
-    centre = jnp.clip((jnp.arange(size) + 0.5) * (length / size) - 0.5, 0, length - 1)
+    The two around its centre, the second's share, and the nearest.
+    """
+    place = jnp.arange(size)
+    centre = jnp.clip((place + 0.5) * (length / size) - 0.5, 0, length - 1)
     low = centre.astype(jnp.int32)
-    return low, jnp.minimum(low + 1, length - 1), centre - low
+    nearest = (2 * place + 1) * length // (2 * size)
+    return low, jnp.minimum(low + 1, length - 1), centre - low, nearest
+
+
+def _scale_row(
+    image: UInt8[Array, "s s 3"], label: UInt8[Array, "s s"], row: Sources, columns: Sources
+) -> tuple[UInt8[Array, "s 3"], UInt8[Array, "s"]]:
+    top, bottom, below, nearest_row = row
+    left, right, beside, nearest_column = columns
+    # Each pixel from its four corners: blending rows first costs CPUs twice as much.
+    above, under = (
+        _blend(image[line, left], image[line, right], beside[:, None]) for line in (top, bottom)
+    )
+    scaled = jnp.round(_blend(above, under, below)).astype(jnp.uint8)
+    return scaled, label[nearest_row, nearest_column]
 
 
 def _blend(a: Array, b: Array, share: Array) -> Float[Array, "..."]:
@@ -126,4 +139,5 @@ def adjust_saturation(
 
 def luma(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 1"]:
     """Brightness as ITU-R BT.601 weighs the channels."""
-    return image @ jnp.array([[0.299], [0.587], [0.114]])
+    red, green, blue = (image[..., i : i + 1] for i in range(3))
+    return 0.299 * red + 0.587 * green + 0.114 * blue

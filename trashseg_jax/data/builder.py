@@ -121,6 +121,27 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
                 pool.shutdown(cancel_futures=True)  # a bad image: do not load the others first
 
 
+class Records:
+    """A split's records by place: `image`, a file's bytes, `label`, those of its runs, and `id`.
+
+    Reads these three of the features that TFDS stored; its own parser takes three times as long.
+    """
+
+    def __init__(self, examples: Any):  # a sequence of serialised tf.train.Example
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        feature = tf.train.Example.FromString(self.examples[place]).features.feature
+        return {
+            "image": feature["image"].bytes_list.value[0],
+            "label": feature["label"].bytes_list.value[0],
+            "id": feature["id"].int64_list.value[0],
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepared:
     """A prepared data set on disk."""
@@ -144,13 +165,12 @@ class Prepared:
         metadata = self.builder.info.metadata
         return sum(metadata[split]["clipped"] for split in self.builder.info.splits)
 
-    def source(self, split: str) -> Any:
-        """Returns random access to a split's records; `image` is a file's bytes, `label` runs'."""
+    def source(self, split: str) -> "Records":
+        """Returns random access to a split's records, in the json's order."""
         if split not in self.builder.info.splits:
             known = ", ".join(self.builder.info.splits)
             raise InputError(f"split {split!r} of {self.builder.data_path}: must be one of {known}")
-        skip = tfds.decode.SkipDecoding()
-        return self.builder.as_data_source(split, decoders={"image": skip})
+        return Records(self.builder.as_data_source(split).data_source)
 
     def counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels and annotations of each class in each image, both int64 [n, k]."""

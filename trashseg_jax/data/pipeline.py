@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trashseg_jax.data.crops import Box, decoding_window, random_box, whole_box
 from trashseg_jax.data.runs import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
@@ -39,20 +40,27 @@ def train_batches(
     """
     rows = batch_size // process_count
     first = process_index * rows
+    crops = crop_area != (1.0, 1.0)
 
     def positions(step):
         return step * batch_size + first + tf.range(rows, dtype=tf.int64)
 
-    def load(position, encoded, label, record_id):
-        if crop_area == (1.0, 1.0):
+    def choose(position, shape):
+        if not crops:
+            return whole_box(shape)
+        return random_box(shape, seed=seed, position=position, area=crop_area, ratio=crop_ratio)
+
+    def load(_, encoded, label, box, window, record_id):
+        label = _unpack(label, box)
+        if not crops:
             image, label = fit(_decode(encoded), label, image_size)
             return {"image": image, "label": label, "id": record_id}
-        box = random_box(tf.shape(label), (seed, position), crop_area, crop_ratio)
-        image, label = _shrink(*decode_crop(encoded, label, box), image_size)
+        image, label = _shrink(decode_crop(encoded, box, window), label, image_size)
         return {"image": image, "label": label, "id": record_id, "crop": tf.shape(label)}
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(positions)
-    dataset = _read(dataset, source, index_of).map(load, tf.data.AUTOTUNE, deterministic=True)
+    dataset = _read(dataset, source, index_of, choose)
+    dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
     square = (image_size, image_size)
     shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,)}
     fields: Any = dataset.element_spec
@@ -75,16 +83,21 @@ def eval_batches(
     steps = -(-len(source) // batch_size)
     places = np.arange(steps * batch_size).reshape(steps, process_count, rows)
 
-    def load(place, encoded, label, record_id):
+    def load(place, encoded, label, box, _, record_id):
         mask = place < len(source)
-        image = _decode(encoded)
+        image, label = _decode(encoded), _unpack(label, box)
         size = fitted_size(image, image_size)
         image, label = fit(image, label, image_size)
         label = tf.where(mask, label, np.uint8(IGNORE_LABEL))
         return {"image": image, "label": label, "mask": mask, "id": record_id, "size": size}
 
     dataset = tf.data.Dataset.from_tensor_slices(places[:, process_index])
-    dataset = _read(dataset, source, lambda place: min(place, len(source) - 1))
+    dataset = _read(
+        dataset,
+        source,
+        index_of=lambda place: min(place, len(source) - 1),
+        choose=lambda _, shape: whole_box(shape),
+    )
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
     batches: Any = dataset.batch(rows).prefetch(2).as_numpy_iterator()  # annotated as arrays
     return batches
@@ -106,77 +119,65 @@ def fitted_size(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.maximum(scaled, 1)
 
 
-def random_box(
-    shape: tf.Tensor, seed: tuple[Any, Any], area: tuple[float, float], ratio: tuple[float, float]
-) -> tf.Tensor:
-    """Draws (top, left, height, width) with a share of the image's area and a width over height.
+def decode_crop(encoded: tf.Tensor, box: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Returns u8[h,w,3], exactly the box of the whole decoded image.
 
-    `shape` is the image's height and width.
+    Of a JPEG only the window is decoded: `crops.decoding_window` of the box.
     """
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.concat([shape, [3]], 0),
-        bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=tf.stack([tf.cast(s, tf.int64) for s in seed]),
-        min_object_covered=0.0,
-        aspect_ratio_range=ratio,
-        area_range=area,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], size[:2]], 0)
-
-
-def decode_crop(
-    encoded: tf.Tensor, label: tf.Tensor, box: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns u8[h,w,3], exactly the box of the whole decoded image, and that of the label.
-
-    Of a JPEG only the box is decoded, and two columns on either side: where it stores colours at
-    half the resolution, those of an outer column are interpolated with its neighbour's.
-    """
-    top, left, height, width = tf.unstack(box)
-    start = tf.maximum(left - 2, 0)
-    wider = tf.minimum(left + width + 2, tf.shape(label)[1]) - start
     image = tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: tf.image.decode_and_crop_jpeg(encoded, [top, start, height, wider], channels=3),
-        lambda: _decode(encoded)[top : top + height, start:],
+        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
+        lambda: _cut(_decode(encoded), window),
     )
-    image = image[:, left - start : left - start + width]
-    return image, label[top : top + height, left : left + width]
+    return _cut(image, box - tf.stack([window[0], window[1], 0, 0]))
+
+
+def _cut(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    return image[top : top + height, left : left + width]
 
 
 def _read(
-    positions: tf.data.Dataset, source: Any, index_of: Callable[[int], int]
+    positions: tf.data.Dataset,
+    source: Any,
+    index_of: Callable[[int], int],
+    choose: Callable[[int, tuple[int, int]], Box],
 ) -> tf.data.Dataset:
-    """Turns batches of positions into records: position, encoded image, u8[h,w] and id.
+    """Turns batches of positions into records, each cut to the box that `choose` gives it.
+
+    An element is (position, encoded image, the box's labels as bytes, box, decoding window, id),
+    where `choose` takes the position and the image's height and width.
 
     A batch is read by one call of Python, in one thread: calls by several would spend several
     times the work on waiting for the interpreter's lock.
     """
 
+    dtypes = [np.object_, np.object_, np.int32, np.int32, np.int64]
+    types = [tf.string, tf.string, tf.int32, tf.int32, tf.int64]
+
+    def read_one(position):
+        record = source[index_of(position)]
+        label = decode_label(record["label"])
+        top, left, height, width = box = choose(position, label.shape)
+        window = decoding_window(box, label.shape[1])
+        part = label[top : top + height, left : left + width]
+        return record["image"], part.tobytes(), box, window, record["id"]
+
     def read(positions):
-        records = [source[index_of(int(position))] for position in positions]
-        labels = [decode_label(record["label"]) for record in records]
-        return (
-            np.array([record["image"] for record in records], object),
-            np.array([label.tobytes() for label in labels], object),
-            np.array([label.shape for label in labels], np.int32),
-            np.array([record["id"] for record in records], np.int64),
-        )
+        columns = zip(*map(read_one, positions.tolist()), strict=True)
+        return [np.array(c, dtype) for c, dtype in zip(columns, dtypes, strict=True)]
 
     def read_batch(positions):
-        types = [tf.string, tf.string, tf.int32, tf.int64]
         fields = tf.numpy_function(read, [positions], types)
-        shapes = ((None,), (None,), (None, 2), (None,))
+        shapes = ((None,), (None,), (None, 4), (None, 4), (None,))
         fields = (tf.ensure_shape(f, shape) for f, shape in zip(fields, shapes, strict=True))
         return positions, *fields
 
-    def unpack(position, encoded, label, shape, record_id):
-        label = tf.reshape(tf.io.decode_raw(label, tf.uint8), shape)
-        return position, encoded, label, record_id
+    return positions.map(read_batch).prefetch(1).unbatch()
 
-    return positions.map(read_batch).prefetch(1).unbatch().map(unpack)
+
+def _unpack(label: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(tf.io.decode_raw(label, tf.uint8), box[2:])
 
 
 def _decode(encoded: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from trashseg_jax.data.crops import decoding_window, random_box
+
+AREA, RATIO = (0.3, 0.5), (0.5, 2.0)
+
+
+def draw(shape=(2000, 3000), *, count=1000, seed=0, area=AREA, ratio=RATIO):
+    boxes = [random_box(shape, seed=seed, position=p, area=area, ratio=ratio) for p in range(count)]
+    return np.array(boxes).T
+
+
+def test_boxes_lie_within_the_image_and_reach_all_of_it():
+    top, left, height, width = draw(count=3000)
+    assert top.min() >= 0
+    assert left.min() >= 0
+    below, beside = 2000 - top - height, 3000 - left - width
+    assert below.min() >= 0
+    assert beside.min() >= 0
+    # A box has 1,000 pixels or so of room: 3,000 draws come within a few of either end.
+    assert max(top.min(), left.min(), below.min(), beside.min()) < 10
+
+
+@pytest.mark.parametrize(
+    ("shape", "area"), [((3000, 3000), (0.1, 0.4)), ((2000, 3000), (0.1, 0.3))]
+)
+def test_area_is_uniform_and_so_is_the_logarithm_of_the_ratio(shape, area):
+    """All such boxes fit in, so none is drawn again. By Kolmogorov and Smirnov's statistic."""
+    _, _, height, width = draw(shape, count=2000, area=area)
+    share = (height * width / np.prod(shape) - area[0]) / (area[1] - area[0])
+    aspect = (np.log(width / height) / np.log(2) + 1) / 2
+    for uniform in (share, aspect):
+        expected = np.arange(2000) / 2000
+        distance = np.abs(np.sort(uniform) - expected).max()
+        assert distance < 1.95 / np.sqrt(2000)  # passed by 999 in 1,000 uniform samples
+    assert abs(np.corrcoef(share, aspect)[0, 1]) < 4 / np.sqrt(2000)
+
+
+def test_boxes_that_cannot_fit_are_the_whole_image():
+    assert np.all(
+        draw((10, 1000), count=20, area=(0.9, 1.0), ratio=(0.9, 1.1)).T == [0, 0, 10, 1000]
+    )
+
+
+def test_seed_and_position_decide():
+    np.testing.assert_array_equal(draw(count=30), draw(count=30))
+    assert np.all(np.any(draw(count=30) != draw(count=30, seed=1), axis=0))
+    assert len(np.unique(draw(count=30), axis=1).T) == 30
+
+
+def test_smallest_images_have_boxes():
+    top, left, height, width = draw((1, 3), count=50, area=(0.1, 1.0))
+    assert set(height) == {1}
+    assert set(top) == {0}
+    assert np.all((width >= 1) & (left + width <= 3))
+
+
+def test_window_has_two_more_columns_where_there_are_any():
+    assert decoding_window((5, 10, 20, 30), 100) == (5, 8, 20, 34)
+    assert decoding_window((5, 1, 20, 99), 100) == (5, 0, 20, 100)
