@@ -17,9 +17,13 @@ def repeated(x):
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("skip_channels", [0, 3])
 @pytest.mark.parametrize("size", [(1, 1), (3, 5)])
-def test_up_conv_is_the_convolution_of_repeated_pixels_beside_the_skip(size, skip_channels):
+def test_up_conv_is_the_convolution_of_repeated_pixels_beside_the_skip(
+    size, skip_channels, backend, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = random(2, *size, 4)
     height, width = size
     skip = random(2, 2 * height, 2 * width, skip_channels, seed=1) if skip_channels else None

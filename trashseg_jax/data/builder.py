@@ -133,6 +133,9 @@ class Records:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[place] for place in range(len(self)))
+
     def __getitem__(self, place: int) -> dict[str, Any]:
         feature = tf.train.Example.FromString(self.examples[place]).features.feature
         return {
@@ -170,7 +173,8 @@ class Prepared:
         if split not in self.builder.info.splits:
             known = ", ".join(self.builder.info.splits)
             raise InputError(f"split {split!r} of {self.builder.data_path}: must be one of {known}")
-        return Records(self.builder.as_data_source(split).data_source)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return Records(self.builder.as_data_source(split, deserialize_method=raw))
 
     def counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels and annotations of each class in each image, both int64 [n, k]."""
