@@ -1,22 +1,22 @@
-"""Prints tables of docs/: what grows with the devices, with the batch and with the data.
+"""Prints the tables of docs/scaling.md: what grows with the devices and with the data.
 
     python scripts/measure_scaling.py
     python scripts/measure_scaling.py --image_size=128 --devices=1,2
 
-The first two (docs/scaling.md, docs/benchmarks.md) compile the training step of
-configs/reference.py:aistage for simulated CPU devices, run nothing, and read what the compiled
-program sums over devices and holds in memory. Simulated devices share the machine's cores: nothing
-here says how fast a step would be.
+The first compiles the training step of configs/reference.py:aistage for simulated CPU devices,
+runs nothing, and reads what the compiled program sums over devices and holds in memory. Simulated
+devices share the machine's cores: nothing here says how fast a step would be.
 """
 
 import argparse
 import itertools
 import os
-import re
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 # HLO, which is read here, is optimised as ever; the machine code, which is not run, is not.
@@ -28,18 +28,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
-from configs import reference
-from trashseg_jax import build
+sys.path.insert(1, str(Path(__file__).parent.parent))
+
+from bench.hlo import all_reduces
+from bench.step_program import compile_step
 from trashseg_jax.data import sampling
-from trashseg_jax.evaluate import abstract_state
-from trashseg_jax.train import build_train_step
 
 MAX_DEVICES = 8  # as above
-NUM_CLASSES = 11
 DECODER = (512, 256, 128, 64, 32, 16)  # features that come in, then those of each block
-BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1}
 MB = 1e6
 
 
@@ -54,7 +52,6 @@ def main() -> None:
     if not all(1 <= count <= MAX_DEVICES for count in device_counts):
         parser.error(f"--devices={options.devices}: must be numbers from 1 to {MAX_DEVICES}")
     print_devices(device_counts, rows=options.rows, image_size=options.image_size)
-    print_memory(image_size=options.image_size)
     print_records([int(count) for count in options.records.split(",")])
 
 
@@ -65,7 +62,9 @@ def print_devices(device_counts: list[int], *, rows: int, image_size: int) -> No
     print("devices  batch  sums  MB summed  closed form  arguments MB  temporary MB  compile s")
     for count in device_counts:
         began = time.perf_counter()
-        state, compiled = compile_step(count, rows=rows, image_size=image_size)
+        mesh = Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
+        # bfloat16 is emulated on CPUs, with more memory.
+        state, compiled = compile_step(mesh, rows=rows, image_size=image_size, dtype="float32")
         seconds = time.perf_counter() - began
         sizes = all_reduces(compiled.as_text())
         expected = closed_form(state) if count > 1 else 0
@@ -76,58 +75,6 @@ def print_devices(device_counts: list[int], *, rows: int, image_size: int) -> No
             f"  {memory.temp_size_in_bytes / MB:12.1f}  {seconds:9.0f}",
             flush=True,
         )
-
-
-def print_memory(*, image_size: int) -> None:
-    print("\nbatch  train.remat  train.accumulate  temporary MB, on one device")
-    for batch, remat, accumulate in (
-        (4, False, 1),
-        (8, False, 1),
-        (8, True, 1),
-        (8, False, 4),
-        (8, True, 4),
-    ):
-        options = {"remat": remat, "accumulate": accumulate}
-        _, compiled = compile_step(1, rows=batch, image_size=image_size, **options)
-        megabytes = compiled.memory_analysis().temp_size_in_bytes / MB
-        print(f"{batch:5}  {remat!s:11}  {accumulate:16}  {megabytes:12.1f}", flush=True)
-
-
-def compile_step(count: int, *, rows: int, image_size: int, **options: Any) -> tuple[Any, Any]:
-    """Returns the state's shapes and the training step compiled for `count` devices.
-
-    `options` are keys of `config.train`.
-    """
-    config = reference.get_config("aistage")
-    config.train.update(options)
-    config.data.dir = "none"
-    config.model.dtype = "float32"  # bfloat16 is emulated on CPUs, with more memory
-    mesh = Mesh(np.array(jax.devices()[:count]), ("data",), axis_types=(AxisType.Auto,))
-    model = build.build_model(config, num_classes=NUM_CLASSES)
-    tx, _ = build.build_optimizer(config, steps=1000)
-    state = abstract_state(config, model, tx, mesh)
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    shape = (count * rows, image_size, image_size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, 3), np.uint8, sharding=split),
-        "label": jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
-    }
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES))
-    return state, step.lower(state, batch).compile()
-
-
-def all_reduces(program: str) -> list[int]:
-    """Returns the bytes of the result of each all-reduce in an HLO text; refuses other kinds."""
-    others = re.findall(r" (all-gather|all-to-all|collective-permute|reduce-scatter)\(", program)
-    if others:
-        raise ValueError(f"the program has a {others[0]}, which is not counted here")
-    results = re.findall(r" = (\S.*?) all-reduce(?:-start)?\(", program)
-    return [sum(map(array_bytes, re.findall(r"(\w+)\[([\d,]*)\]", result))) for result in results]
-
-
-def array_bytes(array: tuple[str, str]) -> int:
-    dtype, shape = array
-    return BYTES[dtype] * int(np.prod([int(side) for side in shape.split(",") if side]))
 
 
 def closed_form(state: Any) -> int:
