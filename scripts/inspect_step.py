@@ -6,8 +6,8 @@
 
 The program is that of configs/reference.py:aistage on one H200, as XLA's compiler for CUDA makes
 it, but for the choice among cuDNN's algorithms, which needs a device, and their workspaces.
-`moved` is what its operations read and write, each array as often as it is named: a lower bound of
-the traffic, and so is `floor`, which is that over the memory's bandwidth, of the time.
+`moved` is what its operations read and write: their operands and results, each once. `floor` is
+that over the memory's bandwidth: what a step takes at the least, but for what a cache keeps.
 """
 
 import argparse

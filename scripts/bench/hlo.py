@@ -9,6 +9,8 @@ import numpy as np
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "u64": 8}
 WORKSPACE = "s8[33554432]"  # of cuBLAS, which it hardly touches
 NO_WORK = ("parameter", "get-tuple-element", "tuple", "constant", "bitcast")
+LINE = re.compile(r"^ +(?:ROOT )?%(\S+) = (.*?) ([\w-]+)\((.*)$", re.MULTILINE)
+TRIP_COUNT = r'"known_trip_count":\{"n":"(\d+)"'
 OTHER_COLLECTIVES = r" (all-gather|all-to-all|collective-permute|reduce-scatter)\("
 
 
@@ -19,19 +21,33 @@ class Operation(NamedTuple):
 
 
 def operations(program: str) -> Iterator[Operation]:
-    """Yields the operations of the entry computation; of a loop what goes in and comes out."""
+    """Yields the operations of the entry computation; those of a loop's body as often as it runs.
+
+    What a loop carries from one round to the next is not moved.
+    """
+    bodies = re.findall(r"^(ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", program, re.MULTILINE | re.DOTALL)
+    computations = {name: body for _, name, body in bodies}
+    (entry,) = (name for is_entry, name, _ in bodies if is_entry)
+    yield from _operations(entry, computations)
+
+
+def _operations(computation: str, computations: dict[str, str]) -> Iterator[Operation]:
     sizes: dict[str, int] = {}
-    entry = program[program.index("ENTRY ") :]
-    for match in re.finditer(r"^ +(?:ROOT )?%(\S+) = (.*?) ([\w-]+)\((.*)$", entry, re.MULTILINE):
-        name, result, kind, rest = match.groups()
+    for line in LINE.finditer(computations[computation]):
+        name, result, kind, rest = line.groups()
         sizes[name] = num_bytes(result)
-        if kind in NO_WORK:
-            continue
-        operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
-        moved = sizes[name] + sum(sizes[operand] for operand in operands)
-        function = re.search(r'custom_call_target="__([^"]*)"', rest)
-        source = re.search(r'op_name="([^"]*)"', rest)
-        yield Operation(function[1] if function else kind, moved, source[1] if source else "")
+        if kind == "while":
+            body, rounds = re.search(r"body=%([\w.-]+)", rest), re.search(TRIP_COUNT, rest)
+            if body is None or rounds is None:
+                raise ValueError(f"the loop %{name} does not tell how often it runs")
+            for one in _operations(body[1], computations):
+                yield one._replace(moved=one.moved * int(rounds[1]))
+        elif kind not in NO_WORK:
+            operands = re.findall(r"%([\w.-]+)", rest.partition(")")[0])
+            moved = sizes[name] + sum(sizes[operand] for operand in operands)
+            function = re.search(r'custom_call_target="__([^"]*)"', rest)
+            source = re.search(r'op_name="([^"]*)"', rest)
+            yield Operation(function[1] if function else kind, moved, source[1] if source else "")
 
 
 def all_reduces(program: str) -> list[int]:
