@@ -14,7 +14,7 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-ROWS_AT_ONCE = 128  # of each image, when crops are scaled
+LOOPS = 4  # in so many parts crops are scaled
 Sources = tuple[Array, Array, Array, Array]  # see _sources
 
 
@@ -71,7 +71,8 @@ def scale_crops(batch: dict[str, Array]) -> dict[str, Array]:
     """
     batch = dict(batch)
     crop = batch.pop("crop")
-    sources = jax.vmap(partial(_sources, size=batch["label"].shape[1]))
+    size = batch["label"].shape[1]
+    sources = jax.vmap(partial(_sources, size=size))
     rows, columns = sources(crop[:, 0]), sources(crop[:, 1])
 
     def scale_row(row):
@@ -80,7 +81,7 @@ def scale_crops(batch: dict[str, Array]) -> dict[str, Array]:
     # A loop's result is stored. Of a single expression XLA for CPUs would compute each pixel anew
     # for everything that reads it: flip, luma and each jitter.
     rows = jax.tree.map(jnp.transpose, rows)
-    image, label = jax.lax.map(scale_row, rows, batch_size=ROWS_AT_ONCE)
+    image, label = jax.lax.map(scale_row, rows, batch_size=-(-size // LOOPS))
     return {**batch, "image": image.swapaxes(0, 1), "label": label.swapaxes(0, 1)}
 
 
