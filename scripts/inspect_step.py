@@ -68,7 +68,10 @@ def main() -> None:
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--operations", type=int, default=0, help="list so many, the costliest")
     options = parser.parse_args()
-    mesh = gpu_mesh()
+    try:
+        mesh = gpu_mesh()
+    except NotImplementedError:
+        parser.error("JAX has no compiler for CUDA here: pip install -r requirements-cuda.txt")
     print("batch  temporary MB  arguments MB  moved MB  floor ms  floor images/s")
     for batch in map(int, options.batch.split(",")):
         with mock.patch.object(jax, "default_backend", return_value="gpu"):

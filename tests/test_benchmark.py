@@ -1,10 +1,7 @@
 import json
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import benchmark as script
 from bench import interleave

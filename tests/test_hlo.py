@@ -1,11 +1,6 @@
 """Of a program written by hand, in the form in which XLA prints one."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 from bench.hlo import Operation, all_reduces, num_bytes, operations
 

@@ -4,9 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-
 import reproduce_table as script
 
 # design.md's bottom rows, which the reference published beside its classes.

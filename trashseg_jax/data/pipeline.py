@@ -151,8 +151,6 @@ def _read(
     A batch is read by one call of Python, in one thread: calls by several would spend several
     times the work on waiting for the interpreter's lock.
     """
-
-    dtypes = [np.object_, np.object_, np.int32, np.int32, np.int64]
     types = [tf.string, tf.string, tf.int32, tf.int32, tf.int64]
 
     def read_one(position):
@@ -165,7 +163,7 @@ def _read(
 
     def read(positions):
         columns = zip(*map(read_one, positions.tolist()), strict=True)
-        return [np.array(c, dtype) for c, dtype in zip(columns, dtypes, strict=True)]
+        return [np.array(c, t.as_numpy_dtype) for c, t in zip(columns, types, strict=True)]
 
     def read_batch(positions):
         fields = tf.numpy_function(read, [positions], types)
