@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trashseg_jax.report import write_text
+from trashseg_jax.report.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 

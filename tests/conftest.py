@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of a test's time would be compilation: small programs need no optimised code.
 os.environ["XLA_FLAGS"] = (
@@ -19,7 +18,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
-os.environ["TF_USE_LEGACY_KERAS"] = "1"  # as main.py: without importing any Keras
 
 from functools import partial
 from pathlib import Path
@@ -29,7 +27,7 @@ import pytest
 
 from configs import default
 from trashseg_jax import build
-from trashseg_jax.data import demo
+from trashseg_jax.data.demo import scenes
 from trashseg_jax.models import resnet, unet
 
 # One block a stage, with every part of the real ones: half of resnet18's compilation.
@@ -55,7 +53,7 @@ def tiny_model():
 def demo_folder(tmp_path_factory) -> Path:
     """A rendered demo of 12 + 5 scenes of 64x64 pixels."""
     folder = tmp_path_factory.mktemp("scenes") / "demo"
-    demo.render_demo(folder, seed=0, num_train=12, num_val=5, size=64)
+    scenes.render_demo(folder, seed=0, num_train=12, num_val=5, size=64)
     return folder
 
 

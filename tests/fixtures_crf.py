@@ -1,6 +1,6 @@
-"""What the workers of test_crf.py do in place of a CRF: answer, die, hang, raise.
+"""What the workers of test_pool.py do in place of a CRF: answer, die, hang, raise.
 
-They import this module, so it is as light as crf.py.
+They import this module, so it is as light as pool.py.
 """
 
 import enum

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from trashseg_jax.data import augment
+from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.errors import InputError
 
 RNG = np.random.default_rng(0)

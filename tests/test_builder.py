@@ -9,7 +9,7 @@ import pytest
 from fixtures_coco import box, write_coco_folder
 
 from trashseg_jax.data import builder, coco, taxonomy
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trashseg_jax import optim, sharding, steps
-from trashseg_jax.checkpoint import Checkpoints, digest
+from trashseg_jax import optim, steps
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, RunError
+from trashseg_jax.run.checkpoint import Checkpoints, digest
 
 PARAMS = {"conv": {"kernel": jnp.ones((3, 2))}}
 

@@ -8,7 +8,7 @@ import pytest
 from fixtures_coco import box, write_coco_folder
 
 from trashseg_jax.data import coco, painting
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap, load_class_map
 from trashseg_jax.errors import InputError
 

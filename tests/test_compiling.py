@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trashseg_jax import compiling
+from trashseg_jax.devices import compiling
 
 
 @pytest.fixture

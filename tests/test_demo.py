@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from trashseg_jax.data import demo
+from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.taxonomy import CLASSES
 from trashseg_jax.errors import InputError
 
@@ -21,7 +21,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "set"
-    demo.render_demo(folder, **ARGUMENTS)
+    scenes.render_demo(folder, **ARGUMENTS)
     return folder
 
 
@@ -31,12 +31,12 @@ def split(request, folder):
 
 
 def test_same_seed_gives_the_same_bytes(folder, tmp_path):
-    demo.render_demo(tmp_path / "again", **ARGUMENTS)
+    scenes.render_demo(tmp_path / "again", **ARGUMENTS)
     assert contents(tmp_path / "again") == contents(folder)
 
 
 def test_every_image_differs_between_seeds_and_splits(folder, tmp_path):
-    demo.render_demo(tmp_path / "other", **ARGUMENTS | {"seed": 4})
+    scenes.render_demo(tmp_path / "other", **ARGUMENTS | {"seed": 4})
     both = contents(folder) | {f"other/{k}": v for k, v in contents(tmp_path / "other").items()}
     pictures = [data for name, data in both.items() if name.endswith(".jpg")]
     assert len(set(pictures)) == len(pictures) == 2 * (6 + 3)
@@ -73,22 +73,22 @@ def test_an_item_is_clipped_like_its_mask():
     # A diamond around a corner of the image: a quarter of it, 10 * 10 / 2, is inside.
     diamond = np.array([(10.0, 0.0), (0.0, 10.0), (-10.0, 0.0), (0.0, -10.0)])
     for corner in ((0, 0), (64, 0), (0, 64), (64, 64)):
-        x, y = demo._clip(diamond + corner, 64).T
+        x, y = scenes._clip(diamond + corner, 64).T
         assert abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2 == pytest.approx(50)
 
 
 def test_counts_follow_the_competition_by_largest_remainder():
     # At the competition's own total the division is exact, at twice that too.
-    assert demo.class_counts(26_240) == list(demo.ANNOTATIONS)
-    assert demo.class_counts(2 * 26_240) == [2 * count for count in demo.ANNOTATIONS]
+    assert scenes.class_counts(26_240) == list(scenes.ANNOTATIONS)
+    assert scenes.class_counts(2 * 26_240) == [2 * count for count in scenes.ANNOTATIONS]
     # 2,000 objects: 212.04 709.68 50.23 42.84 46.49 235.52 102.36 582.55 4.80 13.49, of which the
     # whole parts leave 5 over: they go to .84 .80 .68 .55 .52.
-    assert demo.class_counts(2000) == [212, 710, 50, 43, 46, 236, 102, 583, 5, 13]
+    assert scenes.class_counts(2000) == [212, 710, 50, 43, 46, 236, 102, 583, 5, 13]
 
 
 @pytest.mark.parametrize("num_images", [3, 4, 7, 100])
 def test_no_class_is_missing_and_images_hold_two_to_eight(num_images):
-    labels = demo.split_labels(np.random.default_rng(0), num_images)
+    labels = scenes.split_labels(np.random.default_rng(0), num_images)
     counts = np.bincount(np.concatenate(labels), minlength=11)
     assert counts[0] == 0
     assert counts[1:].min() >= 1
@@ -99,13 +99,13 @@ def test_no_class_is_missing_and_images_hold_two_to_eight(num_images):
 
 def test_too_few_images_are_refused(tmp_path):
     with pytest.raises(InputError, match="of 2 images lacks classes; ask for 3 or more"):
-        demo.render_demo(tmp_path / "set", **ARGUMENTS | {"num_val": 2})
+        scenes.render_demo(tmp_path / "set", **ARGUMENTS | {"num_val": 2})
 
 
 @pytest.mark.parametrize("size", [64, 128])
 def test_painting_the_polygons_gives_what_one_sees(size):
     for seed in range(4):
-        scene = demo.render_scene(np.random.default_rng(seed), [1, 2, 3, 5, 8, 8, 9, 10], size)
+        scene = scenes.render_scene(np.random.default_rng(seed), [1, 2, 3, 5, 8, 8, 9, 10], size)
         masks = []
         for index, thing in enumerate(scene.things):
             polygons = [polygon.ravel().tolist() for polygon in thing.polygons]
@@ -130,17 +130,17 @@ def borders(ids):
 
 def test_a_finished_set_is_left_alone_and_another_is_replaced(tmp_path):
     folder = tmp_path / "set"
-    demo.render_demo(folder, **ARGUMENTS)
+    scenes.render_demo(folder, **ARGUMENTS)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    demo.render_demo(folder, **ARGUMENTS)
+    scenes.render_demo(folder, **ARGUMENTS)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    demo.render_demo(folder, **ARGUMENTS | {"num_train": 4})
+    scenes.render_demo(folder, **ARGUMENTS | {"num_train": 4})
     assert len(list((folder / "batch_01").iterdir())) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_an_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
-    render_scene = demo.render_scene
+    render_scene = scenes.render_scene
 
     def interrupted(rng, labels, size):
         if list(tmp_path.rglob("0003.jpg")):
@@ -149,21 +149,21 @@ def test_an_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo, "render_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        demo.render_demo(tmp_path / "set", **ARGUMENTS)
+        scenes.render_demo(tmp_path / "set", **ARGUMENTS)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("three years")
     with pytest.raises(InputError, match="holds files that are no demo set"):
-        demo.render_demo(tmp_path, **ARGUMENTS)
+        scenes.render_demo(tmp_path, **ARGUMENTS)
     assert (tmp_path / "thesis.txt").exists()
 
 
 def test_a_picture_does_not_depend_on_how_many_follow(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "split_labels", lambda rng, num_images: [[2, 8]] * num_images)
-    demo.render_demo(tmp_path / "few", seed=0, num_train=2, num_val=1, size=64)
-    demo.render_demo(tmp_path / "more", seed=0, num_train=3, num_val=2, size=64)
+    scenes.render_demo(tmp_path / "few", seed=0, num_train=2, num_val=1, size=64)
+    scenes.render_demo(tmp_path / "more", seed=0, num_train=3, num_val=2, size=64)
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
     names = ["batch_01/0000.jpg", "batch_01/0001.jpg", "batch_02/0000.jpg"]
     assert [few[name] for name in names] == [more[name] for name in names]

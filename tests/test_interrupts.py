@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from trashseg_jax import interrupts
 from trashseg_jax.errors import Interrupted
+from trashseg_jax.run import interrupts
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_outside_of_the_steps_a_signal_raises():
 def test_second_sigint_ends_the_process_at_once():
     code = """
 import os, signal
-from trashseg_jax.interrupts import StepBoundary
+from trashseg_jax.run.interrupts import StepBoundary
 with StepBoundary(several_processes=False) as boundary:
     os.kill(os.getpid(), signal.SIGINT)
     print(boundary.is_last(), flush=True)

@@ -3,7 +3,7 @@ import zlib
 import numpy as np
 import pytest
 
-from trashseg_jax.data import runs
+from trashseg_jax.data import label_codec
 
 RNG = np.random.default_rng(0)
 
@@ -19,12 +19,14 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_decoding_gives_back_what_was_encoded(label):
-    decoded = runs.decode_label(runs.encode_label(label))
+    decoded = label_codec.decode_label(label_codec.encode_label(label))
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, label)
 
 
 def test_layout_is_the_documented_one():
-    content = zlib.decompress(runs.encode_label(np.array([[7, 7, 7], [7, 2, 255]], np.uint8)))
+    content = zlib.decompress(
+        label_codec.encode_label(np.array([[7, 7, 7], [7, 2, 255]], np.uint8))
+    )
     header = np.array([2, 3, 3], "<u4").tobytes()
     assert content == header + np.array([4, 1, 1], "<u4").tobytes() + bytes([7, 2, 255])

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.runlock import SILENCE, RunLock
+from trashseg_jax.run.lock import SILENCE, RunLock
 
 
 def hold(workdir, connection):

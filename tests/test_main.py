@@ -1,6 +1,7 @@
 """The command line, as a person meets it: subprocesses and what they print."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = "--config=configs/reference.py"
+# With AVX-512 TensorFlow does this by itself, and says so before it has read its log level.
+LOUD = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 def call(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "trashseg_jax.main", *map(str, arguments)],
         cwd=ROOT,
+        env=os.environ | LOUD,
         capture_output=True,
         text=True,
         timeout=300,

@@ -13,7 +13,7 @@ from malformed import CASES, spoil_folder
 from PIL import Image, ImageFile
 
 from trashseg_jax.data import builder, coco, photos, taxonomy
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent

@@ -3,11 +3,11 @@ from itertools import islice
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 from trashseg_jax.data import crops, pipeline
-from trashseg_jax.data.runs import encode_label
+from trashseg_jax.data.host_tensorflow import tf
+from trashseg_jax.data.label_codec import encode_label
 
 SIZE = 16
 

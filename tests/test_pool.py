@@ -1,9 +1,8 @@
-"""Mean field against a brute force over all pairs of pixels; the pool; its place in evaluation.
+"""The pool of processes, and its place in evaluation.
 
 A whole evaluation with the CRF is in test_train.py. What workers do wrong is in fixtures_crf.py.
 """
 
-import importlib.util
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -20,119 +20,13 @@ import fixtures_crf
 import numpy as np
 import pytest
 from fixtures_crf import Deed
+from fixtures_dense import OPTIONS, needs_pydensecrf, scene
 
-from trashseg_jax import build, crf, evaluate, train
+from trashseg_jax import build, evaluate, train
 from trashseg_jax.errors import InputError
-
-OPTIONS = {
-    "iterations": 2,
-    "gaussian_sxy": 3.0,
-    "gaussian_compat": 1.0,
-    "bilateral_sxy": 4.0,
-    "bilateral_srgb": 13.0,
-    "bilateral_compat": 2.0,
-}
-WITHOUT_TERMS = OPTIONS | {"gaussian_compat": 0.0, "bilateral_compat": 0.0}
-needs_pydensecrf = pytest.mark.skipif(
-    importlib.util.find_spec("pydensecrf") is None,
-    reason="pydensecrf2 is not installed (see requirements.txt)",
-)
-
-
-def scene(seed, height=6, width=5):
-    """Noisy predictions of three classes over two regions of different grey."""
-    rng = np.random.default_rng(seed)
-    probs = rng.dirichlet(np.ones(3), (height, width)).astype(np.float32)
-    grey = np.where(np.arange(width)[:, None] < width // 2, 50, 180)
-    image = (grey + rng.integers(0, 20, (height, width, 3))).astype(np.uint8)
-    return probs, image
-
-
-def brute_force(probs, image, options):
-    """Algorithm 1 of Krähenbühl & Koltun with every pair of pixels, a pixel with itself too.
-
-    Each kernel is D^-1/2 K D^-1/2 with D its row sums: pydensecrf's default, NORMALIZE_SYMMETRIC.
-    """
-    height, width, classes = probs.shape
-    place = np.mgrid[:height, :width].reshape(2, -1).T.astype(float)
-    color = image.reshape(-1, 3) / options["bilateral_srgb"]
-
-    def kernel(features):
-        k = np.exp(-((features[:, None] - features) ** 2).sum(-1) / 2)
-        return k / np.sqrt(np.outer(k.sum(1), k.sum(1)))
-
-    near = kernel(place / options["gaussian_sxy"])
-    alike = kernel(np.concatenate([place / options["bilateral_sxy"], color], 1))
-    pairwise = options["gaussian_compat"] * near + options["bilateral_compat"] * alike
-    p = probs.reshape(-1, classes).astype(float)
-    q = p
-    for _ in range(options["iterations"]):
-        q = p * np.exp(pairwise @ q)
-        q /= q.sum(1, keepdims=True)
-    return q.reshape(probs.shape)
-
-
-@needs_pydensecrf
-@pytest.mark.parametrize(
-    ("changes", "tolerance"),
-    [({}, 0.035), ({"gaussian_compat": 0.0}, 0.035), ({"bilateral_compat": 0.0}, 0.006)],
-)
-@pytest.mark.parametrize("seed", range(4))
-def test_marginals_are_the_brute_forces_within_the_lattices_error(seed, changes, tolerance):
-    """pydensecrf filters approximately, on a permutohedral lattice: 0.030 in Q was measured here,
-    0.004 with the Gaussian alone.
-
-    In the brute force with both terms, other deviations, weights, a term or an iteration less
-    gave 0.047 to 0.3.
-    """
-    options = OPTIONS | changes
-    probs, image = scene(seed)
-    expected = brute_force(probs, image, options)
-    np.testing.assert_allclose(crf.marginals(probs, image, **options), expected, atol=tolerance)
-    best = np.sort(expected, -1)
-    clear = best[..., -1] - best[..., -2] > 2 * tolerance
-    assert clear.mean() > 0.7
-    refined = crf.refine(probs, image, **options)
-    np.testing.assert_array_equal(refined[clear], expected.argmax(-1)[clear])
-
-
-@needs_pydensecrf
-def test_uniform_probabilities_stay_uniform():
-    _, image = scene(0)
-    uniform = np.full((6, 5, 4), 0.25, np.float32)
-    np.testing.assert_allclose(crf.marginals(uniform, image, **OPTIONS), 0.25, atol=1e-6)
-
-
-@needs_pydensecrf
-def test_without_terms_the_probabilities_stay():
-    probs, image = scene(1)
-    actual = crf.marginals(probs, image, **WITHOUT_TERMS)
-    np.testing.assert_allclose(actual, probs, atol=1e-5)  # clipped at 1e-5
-    np.testing.assert_array_equal(
-        crf.refine(probs, image, **WITHOUT_TERMS), probs.argmax(-1).astype(np.uint8)
-    )
-
-
-@needs_pydensecrf
-def test_wrong_pixels_inside_a_region_of_one_colour_are_repaired():
-    truth = np.repeat([[0, 1]], [12, 12], axis=1).repeat(24, axis=0)
-    image = np.where(truth[..., None] == 0, [200, 40, 40], [40, 40, 200]).astype(np.uint8)
-    wrong = np.random.default_rng(0).random(truth.shape) < 0.1
-    probs = np.eye(3, dtype=np.float32)[np.where(wrong, 2, truth)] * 0.7 + 0.1
-    assert np.any(probs.argmax(-1) != truth)
-    options = OPTIONS | {"iterations": 5, "bilateral_compat": 5.0}
-    np.testing.assert_array_equal(crf.refine(probs, image, **options), truth)
-
-
-@needs_pydensecrf
-def test_read_only_and_strided_arrays_are_taken_and_left_alone():
-    probs, image = scene(2, 8, 10)
-    probs.flags.writeable = image.flags.writeable = False
-    before = image.copy()
-    part = crf.refine(probs[1:7, 2:9], image[1:7, 2:9], **OPTIONS)
-    expected = crf.refine(probs[1:7, 2:9].copy(), image[1:7, 2:9].copy(), **OPTIONS)
-    np.testing.assert_array_equal(part, expected)
-    np.testing.assert_array_equal(image, before)
+from trashseg_jax.refine import dense
+from trashseg_jax.refine import pool as pool_module
+from trashseg_jax.refine.pool import CrfError, CrfPool, num_cores
 
 
 @needs_pydensecrf
@@ -140,11 +34,11 @@ def test_read_only_and_strided_arrays_are_taken_and_left_alone():
 def test_pool_gives_each_image_its_own_result(workers):
     """More images than may be pending, of different sizes."""
     scenes = [scene(seed, 6 + seed, 9) for seed in range(7)]
-    with crf.CrfPool(workers, partial(crf.refine, **OPTIONS), timeout=60.0) as pool:
+    with CrfPool(workers, partial(dense.refine, **OPTIONS), timeout=60.0) as pool:
         futures = [pool.submit(*pair) for pair in scenes]
         results = [future.result() for future in futures]
     for pair, result in zip(scenes, results, strict=True):
-        np.testing.assert_array_equal(result, crf.refine(*pair, **OPTIONS))
+        np.testing.assert_array_equal(result, dense.refine(*pair, **OPTIONS))
 
 
 TIMEOUT = 3.0  # many times what an image takes here on a busy machine
@@ -154,7 +48,7 @@ TIMEOUT = 3.0  # many times what an image takes here on a busy machine
 def pool(tmp_path_factory):
     """Two workers that do what an image says, for as many tests as they survive or not."""
     behave = partial(fixtures_crf.behave, folder=str(tmp_path_factory.mktemp("deeds")))
-    with crf.CrfPool(2, behave, timeout=TIMEOUT) as pool:
+    with CrfPool(2, behave, timeout=TIMEOUT) as pool:
         yield pool
 
 
@@ -189,7 +83,7 @@ def test_image_whose_worker_is_killed_twice_is_reported_and_the_others_are_done(
     tasks = [task(deed, seed) for seed, deed in enumerate([Deed.DIE, Deed.ANSWER, Deed.ANSWER])]
     futures = [pool.submit(*one) for one in tasks]
     reason = r"^worker died \(signal 9\), then worker died \(signal 9\)$"
-    with pytest.raises(crf.CrfError, match=reason):
+    with pytest.raises(CrfError, match=reason):
         futures[0].result()
     for future, one in zip(futures[1:], tasks[1:], strict=True):
         check_answer(future, one)
@@ -201,7 +95,7 @@ def test_hanging_worker_is_replaced_and_its_image_redone(pool):
     redone, lost = [pool.submit(*one) for one in tasks]
     check_answer(redone, tasks[0])
     reason = r"^no answer within 3 s, then worker died \(exit code 7\)$"
-    with pytest.raises(crf.CrfError, match=reason):
+    with pytest.raises(CrfError, match=reason):
         lost.result()
 
 
@@ -234,7 +128,7 @@ def test_exceptions_reach_the_caller_with_their_place_and_spare_the_worker(pool)
 def test_pool_that_is_left_ends_its_workers_at_once_and_can_be_entered_again(tmp_path, capfd):
     """Left by Ctrl-C while its worker is busy for minutes and two images wait."""
     behave = partial(fixtures_crf.behave, folder=str(tmp_path))
-    pool, others = crf.CrfPool(1, behave, timeout=600.0), set(multiprocessing.active_children())
+    pool, others = CrfPool(1, behave, timeout=600.0), set(multiprocessing.active_children())
     futures = []
 
     def enter_and_interrupt():
@@ -263,11 +157,11 @@ def test_workers_that_cannot_start_are_an_error_and_not_tried_for_ever(
     monkeypatch, function, argument, seconds, reason
 ):
     """Two processes are tried, not two an image."""
-    monkeypatch.setattr(crf, "START_TIMEOUT", seconds)
-    worker, started = crf._Worker, []
-    monkeypatch.setattr(crf, "_Worker", lambda refine: started.append(1) or worker(refine))
+    monkeypatch.setattr(pool_module, "START_TIMEOUT", seconds)
+    worker, started = pool_module._Worker, []
+    monkeypatch.setattr(pool_module, "_Worker", lambda refine: started.append(1) or worker(refine))
     unloadable = partial(fixtures_crf.best, fixtures_crf.Unloadable(function, argument))
-    with crf.CrfPool(1, unloadable, timeout=60.0) as pool:
+    with CrfPool(1, unloadable, timeout=60.0) as pool:
         futures = [pool.submit(*task(Deed.ANSWER)) for _ in range(4)]
         for future in futures:
             with pytest.raises(RuntimeError, match=f"{reason}.*config.crf.workers=0"):
@@ -278,9 +172,10 @@ def test_workers_that_cannot_start_are_an_error_and_not_tried_for_ever(
 def test_workers_end_when_the_parent_is_killed():
     """Their standard output is the parent's: it ends when the last of them has."""
     code = (
-        "import numpy as np, trashseg_jax.crf as crf, fixtures_crf, functools\n"
+        "import numpy as np, fixtures_crf, functools\n"
+        "from trashseg_jax.refine.pool import CrfPool\n"
         "behave = functools.partial(fixtures_crf.behave, folder='')\n"
-        "with crf.CrfPool(1, behave, timeout=600.0) as pool:\n"
+        "with CrfPool(1, behave, timeout=600.0) as pool:\n"
         f"    image = np.full((4, 4, 3), {int(Deed.BUSY)}, np.uint8)\n"
         "    pool.submit(np.zeros((4, 4, 3), np.float32), image).result()\n"
     )
@@ -298,13 +193,16 @@ def test_workers_end_when_the_parent_is_killed():
 
 
 def test_all_cores_are_the_default():
-    pool = crf.CrfPool(-1, crf.refine, timeout=60.0)
-    assert pool._num_workers == crf.num_cores() >= 1
+    pool = CrfPool(-1, dense.refine, timeout=60.0)
+    assert pool._num_workers == num_cores() >= 1
 
 
 def test_module_that_workers_import_is_light():
-    """What a spawned process imports for its task: this module."""
-    code = "import sys, trashseg_jax.crf; print(*{'jax', 'tensorflow', 'flax'} & set(sys.modules))"
+    """What a spawned process imports for its task."""
+    code = (
+        "import sys, trashseg_jax.refine.dense, trashseg_jax.refine.pool;"
+        "print(*{'jax', 'tensorflow', 'flax'} & set(sys.modules))"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert loaded.stdout.strip() == b""
 
@@ -337,16 +235,16 @@ def test_missing_package_is_told_before_training(tiny_config, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-class Immediate(crf.CrfPool):
+class Immediate(CrfPool):
     """Remembers what it was given and answers class 1 everywhere."""
 
     def __init__(self):
-        super().__init__(0, crf.refine, timeout=60.0)
+        super().__init__(0, dense.refine, timeout=60.0)
         self.given = []
 
     def submit(self, probs, image):
         self.given.append((probs, image))
-        future = crf.Future()
+        future = Future()
         future.set_result(np.ones(probs.shape[:2], np.uint8))
         return future
 
@@ -393,8 +291,10 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     import flax.linen as nn
     import jax.numpy as jnp
 
-    from trashseg_jax import report, sharding, steps
+    from trashseg_jax import steps
     from trashseg_jax.data import pipeline
+    from trashseg_jax.devices import sharding
+    from trashseg_jax.report import table
 
     class Model(nn.Module):
         """Takes colours, repeated, for logits."""
@@ -410,7 +310,7 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     images = {int(batch["id"][0]): batch["image"][0] for batch in one_by_one}
     victim = list(images)[3]
     die = partial(fixtures_crf.die_at, checksum=zlib.crc32(images[victim].tobytes()))
-    pool = crf.CrfPool(2, die, timeout=60.0)
+    pool = CrfPool(2, die, timeout=60.0)
     monkeypatch.setattr(build, "build_crf", lambda config: pool)
     mesh = sharding.make_mesh()
     score = evaluate.build_scorer(config, prepared, Model(), mesh, refine=True)
@@ -428,6 +328,6 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [
         {"id": victim, "reason": reason}
     ]
-    for text in (report.format_table(figures), (tmp_path / "report.html").read_text()):
+    for text in (table.format_table(figures), (tmp_path / "report.html").read_text()):
         assert "these count as predicted: 1" in text
         assert f"image {victim}: {reason}" in text

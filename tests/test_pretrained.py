@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from trashseg_jax import build, evaluate, sharding, train
-from trashseg_jax.checkpoint import Checkpoints
+from trashseg_jax import build, evaluate, train
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet
+from trashseg_jax.run.checkpoint import Checkpoints
 
 WIDTH = 4
 

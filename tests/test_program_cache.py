@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trashseg_jax import programs
+from trashseg_jax.devices import program_cache
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,39 +29,39 @@ def test_only_whole_entries_are_left(tmp_path, kept):
     whole = write(tmp_path, "whole", packed, used=1)
     write(tmp_path, "cut", packed[:kept], used=1)
     write(tmp_path, "flipped", packed[:2000] + b"\0\0" + packed[2002:], used=1)
-    programs.mend(tmp_path)
+    program_cache.mend(tmp_path)
     assert list(tmp_path.glob("*-cache")) == [whole]
 
 
 def test_entries_of_another_compression_are_left(tmp_path):
     entry = write(tmp_path, "zstandard", b"\x28\xb5\x2f\xfd...", used=1)
-    programs.mend(tmp_path)
+    program_cache.mend(tmp_path)
     assert entry.exists()
 
 
 def test_an_entry_is_looked_at_once(tmp_path):
-    programs.mend(tmp_path)
+    program_cache.mend(tmp_path)
     entry = write(tmp_path, "old", b"x\x9cbroken", used=1)
-    programs.mend(tmp_path)
+    program_cache.mend(tmp_path)
     assert entry.exists()
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
     entries = [write(tmp_path, f"{used}", bytes(10), used=used) for used in (3, 1, 4, 2)]
-    programs.prune(tmp_path, max_bytes=25)
+    program_cache.prune(tmp_path, max_bytes=25)
     assert [entry.exists() for entry in entries] == [True, False, True, False]
 
 
 def test_the_folder_is_the_same_for_the_same_processor():
-    assert programs.machine() == programs.machine()
+    assert program_cache.machine() == program_cache.machine()
 
 
 STEP = """
 import sys
 from pathlib import Path
 import jax, jax.monitoring, jax.numpy as jnp, numpy as np
-from trashseg_jax import programs
-programs.keep_programs(Path(sys.argv[1]))
+from trashseg_jax.devices import program_cache
+program_cache.keep_programs(Path(sys.argv[1]))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 loaded = []
 jax.monitoring.register_event_listener(
@@ -109,8 +109,8 @@ def test_the_environments_folder_wins(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
     environment = dict(os.environ)
     code = (
-        "import json, pathlib, sys; from trashseg_jax import programs;"
-        "programs.keep_programs(pathlib.Path(sys.argv[1])); import jax;"
+        "import json, pathlib, sys; from trashseg_jax import program_cache;"
+        "program_cache.keep_programs(pathlib.Path(sys.argv[1])); import jax;"
         "print(json.dumps(jax.config.values['jax_compilation_cache_dir']))"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

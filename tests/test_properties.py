@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
 from configs import default, run
-from trashseg_jax import losses, metrics, report
+from trashseg_jax import losses, metrics
+from trashseg_jax.report import files
 from trashseg_jax.settings import flatten, resolve_config
 
 every = settings(deadline=None, derandomize=True, max_examples=40)
@@ -153,7 +154,7 @@ def test_config_that_a_run_wrote_is_read_back_equal(workdir, changes, recipe):
     config = default.get_config("aistage")
     config.update_from_flattened_dict({**changes, "recipe": recipe})
     resolve_config(config, overridden=changes)
-    report.write_json(workdir / "config.json", {**config.to_dict(), "derived": {"alpha": [1.0]}})
+    files.write_json(workdir / "config.json", {**config.to_dict(), "derived": {"alpha": [1.0]}})
     config.recipes = ConfigDict({recipe: {}})
     assert leaves(run.get_config(str(workdir))) == leaves(config)
 

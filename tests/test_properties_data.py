@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from trashseg_jax.data import coco, painting, sampling
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 
 law = settings(deadline=None, max_examples=60, derandomize=True, database=None)

@@ -4,8 +4,12 @@ import json
 import numpy as np
 from PIL import Image
 
-from trashseg_jax import metrics, report
+from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
+from trashseg_jax.report.files import write_json
+from trashseg_jax.report.page import write_html
+from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
+from trashseg_jax.report.table import format_balance, format_table
 
 CLASSES = ("Background", "Metal", "Glass<i>")
 CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
@@ -28,11 +32,11 @@ def sample(seed=0, size=32):
     label = rng.integers(0, 3, (size, size)).astype(np.uint8)
     label[0] = 255
     image = rng.integers(0, 256, (size, size, 3)).astype(np.uint8)
-    return report.Sample(image, label, (label % 3).astype(np.uint8))
+    return Sample(image, label, (label % 3).astype(np.uint8))
 
 
 def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
-    table = report.format_table(figures())
+    table = format_table(figures())
     rows = {line[:14].strip(): line[14:].split() for line in table.splitlines()}
     assert rows["Background"][0] == "0.9375"  # 90 / 96
     assert rows["Metal"][0] == "0.4000"  # 4 / 10
@@ -40,14 +44,14 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
     assert rows["mIoU"] == ["0.6687"]  # (0.9375 + 0.4) / 2 = 0.66875, rounded to even
     counts = np.array([[[9, 1, 1], [1, 0, 0], [0, 0, 0]]])
     found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0)
-    lines = report.format_table(figures() | found).splitlines()
+    lines = format_table(figures() | found).splitlines()
     assert lines[2].endswith("never hit")
     assert lines[3].endswith("not in the truth")
 
 
 def test_balance_shows_alpha_and_shares_by_class():
     shares = {"before": {"Metal": 1.0, "Battery": 0.021}, "after": {"Metal": 0.9, "Battery": 0.2}}
-    text = report.format_balance({"alpha": {"Metal": 1, "Battery": 147.79}, "image_shares": shares})
+    text = format_balance({"alpha": {"Metal": 1, "Battery": 147.79}, "image_shares": shares})
     assert text.splitlines()[1:] == [
         "Metal            1          100.0%     90.0%",
         "Battery      147.8            2.1%     20.0%",
@@ -57,7 +61,7 @@ def test_balance_shows_alpha_and_shares_by_class():
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
     crf = {**metrics.summarize(refined, classes=CLASSES, common_share=0.0), "failed": []}
-    report.write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
+    write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
     page = (tmp_path / "report.html").read_text()
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
     rows = {
@@ -75,13 +79,13 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
 
 
 def _lines(found):
-    return report.format_table(found).splitlines()
+    return format_table(found).splitlines()
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
     found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
-    report.write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
-    for text in (report.format_table(found), (tmp_path / "report.html").read_text()):
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    for text in (format_table(found), (tmp_path / "report.html").read_text()):
         assert "skipped as bad: 1" in text
         assert "x.jpg: is damaged" in text
         assert "clipped: 3" in text
@@ -89,15 +93,15 @@ def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
 
 def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
     one = sample()
-    report.save_samples(tmp_path / "sheet.png", [one], classes=CLASSES)
+    save_samples(tmp_path / "sheet.png", [one], classes=CLASSES)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    scale = report.CELL // 32
+    scale = CELL // 32
     palette = taxonomy.palette(3)
     for column, expected in enumerate(
         (one.image, palette[one.label % 255], palette[one.prediction])
     ):
-        left = report.MARGIN + column * (report.CELL + report.MARGIN)
-        panel = sheet[24 : 24 + report.CELL : scale, left : left + report.CELL : scale]
+        left = MARGIN + column * (CELL + MARGIN)
+        panel = sheet[24 : 24 + CELL : scale, left : left + CELL : scale]
         if column == 1:  # ignored pixels are grey
             expected = expected.copy()
             expected[0] = 128
@@ -108,25 +112,25 @@ def test_refined_prediction_is_a_fourth_panel(tmp_path):
     one = sample()
     refined = (one.prediction + 1) % 3
     one = dataclasses.replace(one, refined=refined)
-    report.save_samples(tmp_path / "sheet.png", [one, one], classes=CLASSES)
+    save_samples(tmp_path / "sheet.png", [one, one], classes=CLASSES)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    pitch, scale = report.CELL + report.MARGIN, report.CELL // 32
+    pitch, scale = CELL + MARGIN, CELL // 32
     for second in (0, 1):
-        left = report.MARGIN + 3 * pitch + second * (4 * pitch + 2 * report.MARGIN)
-        panel = sheet[24 : 24 + report.CELL : scale, left : left + report.CELL : scale]
+        left = MARGIN + 3 * pitch + second * (4 * pitch + 2 * MARGIN)
+        panel = sheet[24 : 24 + CELL : scale, left : left + CELL : scale]
         np.testing.assert_array_equal(panel, taxonomy.palette(3)[refined])
 
 
 def test_sheet_without_samples_is_not_written(tmp_path):
-    report.save_samples(tmp_path / "sheet.png", [], classes=CLASSES)
+    save_samples(tmp_path / "sheet.png", [], classes=CLASSES)
     assert not list(tmp_path.iterdir())
 
 
 def test_page_holds_curve_and_samples_and_escapes_names(tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps({"step": i, "loss": 1 / i}) + "\n" for i in (1, 2, 3)))
-    report.save_samples(tmp_path / "samples.png", [sample()], classes=CLASSES)
-    report.write_html(tmp_path / "report.html", figures(), log=log)
+    save_samples(tmp_path / "samples.png", [sample()], classes=CLASSES)
+    write_html(tmp_path / "report.html", figures(), log=log)
     page = (tmp_path / "report.html").read_text()
     assert "Glass&lt;i&gt;" in page
     assert "Glass<i>" not in page
@@ -138,10 +142,10 @@ def test_page_holds_curve_and_samples_and_escapes_names(tmp_path):
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "metrics.json"
-    report.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     for bad in ({"a": float("nan")}, {"a": object()}):
         try:
-            report.write_json(path, bad)
+            write_json(path, bad)
         except (TypeError, ValueError):
             pass
         else:

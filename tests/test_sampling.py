@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from trashseg_jax.data import pipeline, sampling
-from trashseg_jax.data.runs import encode_label
+from trashseg_jax.data.label_codec import encode_label
 
 
 def stream(start, stop, seed=0, size=7):

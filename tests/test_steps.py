@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from trashseg_jax import losses, sharding, steps
+from trashseg_jax import losses, steps
 from trashseg_jax.data import augment
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 
 # Each image is of one brightness and one class, with noise: it can be learned.

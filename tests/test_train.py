@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trashseg_jax import build, crf, evaluate, sharding, train
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax import build, evaluate, train
+from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
-from trashseg_jax.runlock import RunLock
+from trashseg_jax.refine import dense
+from trashseg_jax.run.lock import RunLock
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +182,8 @@ needs_densecrf = pytest.mark.skipif(
 @needs_densecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
     """Two evaluations of five images, but five refinements."""
-    refine, seen = crf.refine, []
-    monkeypatch.setattr(crf, "refine", lambda *a, **k: seen.append(1) or refine(*a, **k))
+    refine, seen = dense.refine, []
+    monkeypatch.setattr(dense, "refine", lambda *a, **k: seen.append(1) or refine(*a, **k))
     config = tiny_config()
     config.crf.update({"enabled": True, "iterations": 1, "workers": 0})
     train.train(config, tmp_path)

@@ -15,10 +15,13 @@ import numpy as np
 import optax
 from jaxtyping import Float64
 
-from trashseg_jax import alphas, crf, distributed, losses, optim
-from trashseg_jax.data import augment, demo, locks, sampling, taxonomy
+from trashseg_jax import alphas, losses, optim
+from trashseg_jax.data import augment, locks, sampling, taxonomy
+from trashseg_jax.data.demo import scenes
+from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet, unet
+from trashseg_jax.refine import dense, pool
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -92,17 +95,17 @@ def build_data(config: Config) -> "Prepared":
     )
     counts = [prepared.counts(split)[0].tobytes() for split in ("train", "val")]
     remedy = "config.data.dir must hold the same files on all hosts"
-    distributed.check_same("the data set", b"".join(counts), remedy=remedy)
+    processes.check_same("the data set", b"".join(counts), remedy=remedy)
     return prepared
 
 
 def demo_folder(config: Config) -> Path:
     """Returns the folder of the demo's scenes, rendered now if they are not there yet."""
-    scenes = config.data.demo.to_dict()
-    name = "demo-" + "-".join(f"{key}{value}" for key, value in scenes.items())
+    arguments = config.data.demo.to_dict()
+    name = "demo-" + "-".join(f"{key}{value}" for key, value in arguments.items())
     folder = Path(config.data.dir) if config.data.dir else cache_dir(config) / name
     with locks.locked(folder):
-        demo.render_demo(folder, **scenes)
+        scenes.render_demo(folder, **arguments)
     return folder
 
 
@@ -267,7 +270,7 @@ def build_augment(config: Config) -> Callable[..., Any]:
     )
 
 
-def build_crf(config: Config) -> crf.CrfPool:
+def build_crf(config: Config) -> pool.CrfPool:
     """Returns a pool that is not started yet; raises InputError where it could not work."""
     options = config.crf.to_dict()
     del options["enabled"]
@@ -283,8 +286,8 @@ def build_crf(config: Config) -> crf.CrfPool:
                 f"config.crf.{key}={value}: must be positive; to leave a term out, set its "
                 "compat to 0"
             )
-    crf.import_densecrf()
-    return crf.CrfPool(workers, partial(crf.refine, **options), timeout=timeout)
+    dense.import_densecrf()
+    return pool.CrfPool(workers, partial(dense.refine, **options), timeout=timeout)
 
 
 def build_normalize(config: Config) -> Callable[..., Any]:

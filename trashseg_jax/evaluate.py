@@ -15,9 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Integer
 from tqdm import tqdm
 
-from trashseg_jax import build, crf, metrics, report, sharding, steps
-from trashseg_jax.checkpoint import Checkpoints
+from trashseg_jax import build, metrics, steps
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.refine import pool
+from trashseg_jax.report import files, page, sheet
+from trashseg_jax.run.checkpoint import Checkpoints
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class Evaluation:
     confusion: Integer[np.ndarray, "n k k"]
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
-    samples: list[report.Sample]
+    samples: list[sheet.Sample]
 
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def score_batches(
 
 
 def refine_batches(
-    scored: Iterator[Batch], pool: crf.CrfPool, *, num_classes: int
+    scored: Iterator[Batch], pool: pool.CrfPool, *, num_classes: int
 ) -> Iterator[Batch]:
     """Replaces `probs` by `refined` u8[b,h,w], `refined_confusion` i64[b,k,k] and `unrefined`.
 
@@ -138,7 +141,7 @@ def refine_batches(
 
 
 def submit_rows(
-    pool: crf.CrfPool, batch: Batch, probs: Float32[np.ndarray, "b h w k"]
+    pool: pool.CrfPool, batch: Batch, probs: Float32[np.ndarray, "b h w k"]
 ) -> list[Future]:
     """Hands the valid rows to the pool without their padding, which would pull at the edge."""
     futures = []
@@ -158,7 +161,7 @@ def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Ba
         height, width = batch["size"][row]
         try:
             classes = future.result()
-        except crf.CrfError as error:
+        except pool.CrfError as error:
             classes = sharding.local_rows(batch["prediction"])[row, :height, :width]
             reasons[row] = str(error)
         refined[row, :height, :width] = classes
@@ -188,14 +191,14 @@ def collect(
     return gather(kept, samples)
 
 
-def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[report.Sample]:
+def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sample]:
     predictions = np.asarray(batch["prediction"][rows])
     refined = batch["refined"][rows] if "refined" in batch else [None] * len(rows)
     pictures = zip(batch["image"][rows], batch["label"][rows], predictions, refined, strict=True)
-    return [report.Sample(*four) for four in pictures]
+    return [sheet.Sample(*four) for four in pictures]
 
 
-def gather(kept: dict[str, list], samples: list[report.Sample]) -> Evaluation:
+def gather(kept: dict[str, list], samples: list[sheet.Sample]) -> Evaluation:
     """Joins the batches of all processes and drops the rows that only fill up the last one."""
     joined = {
         key: np.concatenate([sharding.to_host(value) for value in kept[key]])
@@ -233,7 +236,7 @@ def write_reports(
     """Writes metrics.json, samples.png and report.html of an evaluation; returns the metrics."""
     figures = summarize(config, data, result, step=step)
     if jax.process_index() == 0:
-        report.write_json(workdir / "metrics.json", figures)
-        report.save_samples(workdir / "samples.png", result.samples, classes=data.classes)
-        report.write_html(workdir / "report.html", figures, log=workdir / "log.jsonl")
+        files.write_json(workdir / "metrics.json", figures)
+        sheet.save_samples(workdir / "samples.png", result.samples, classes=data.classes)
+        page.write_html(workdir / "report.html", figures, log=workdir / "log.jsonl")
     return figures

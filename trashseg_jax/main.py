@@ -4,24 +4,19 @@ import argparse
 import datetime
 import difflib
 import gc
-import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
-# Before TensorFlow is imported, which happens where data are read.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# It would import Keras 3, with scikit-learn where that is installed; nothing here uses either.
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from trashseg_jax import distributed, settings
+from trashseg_jax import settings
+from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError, Interrupted, RunError
-from trashseg_jax.interrupts import raise_on_signals
+from trashseg_jax.run.interrupts import raise_on_signals
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment's file, configs/NAME.py or configs/NAME.py:DATASET."
@@ -56,14 +51,16 @@ def main(argv: list[str]) -> None:
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     # Imported late: --help and a wrong flag answer at once.
-    from trashseg_jax import build, programs, report
+    from trashseg_jax import build
+    from trashseg_jax.devices import program_cache
     from trashseg_jax.evaluate import evaluate
+    from trashseg_jax.report import table
     from trashseg_jax.train import train
 
     if COMPILATION_CACHE.value:
-        programs.keep_programs(build.cache_dir(config) / "programs")
+        program_cache.keep_programs(build.cache_dir(config) / "programs")
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
-    print(report.format_table(figures))
+    print(table.format_table(figures))
     print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
 
 
@@ -139,13 +136,13 @@ def join_processes(config: ConfigDict, workdir: Path) -> None:
         "process_id": PROCESS_ID.value,
         "detect": DISTRIBUTED.value,
     }
-    distributed.check_flags(**which)
-    distributed.join(**which)
+    processes.check_flags(**which)
+    processes.join(**which)
     flags_differ = "start all with the same flags"
-    distributed.check_same("--config", config.to_json().encode(), remedy=flags_differ)
-    distributed.check_same("--workdir", str(workdir).encode(), remedy=flags_differ)
+    processes.check_same("--config", config.to_json().encode(), remedy=flags_differ)
+    processes.check_same("--workdir", str(workdir).encode(), remedy=flags_differ)
     found = sorted(path.name for path in workdir.glob("checkpoints/*"))
-    distributed.check_same(
+    processes.check_same(
         f"{workdir / 'checkpoints'}",
         repr(found).encode(),
         remedy="all hosts must share that folder",
@@ -162,10 +159,10 @@ def run() -> None:
         app.run(main, flags_parser=parse_flags)
     except tuple(EXIT_CODES) as error:
         print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
-        distributed.leave(EXIT_CODES[type(error)])
+        processes.leave(EXIT_CODES[type(error)])
     except Exception:
         traceback.print_exc()
-        distributed.leave(1)
+        processes.leave(1)
 
 
 if __name__ == "__main__":

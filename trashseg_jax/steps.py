@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, UInt8
 
 from trashseg_jax import metrics
-from trashseg_jax.compiling import compiler_options
+from trashseg_jax.devices.compiling import compiler_options
 
 Batch = dict[str, Array]
 

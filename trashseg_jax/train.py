@@ -14,16 +14,18 @@ from jax.sharding import Mesh
 from jaxtyping import Float64
 from tqdm import tqdm
 
-from trashseg_jax import build, report, sharding, steps
-from trashseg_jax.checkpoint import Checkpoints, has_checkpoint
+from trashseg_jax import build, steps
 from trashseg_jax.data import sampling
-from trashseg_jax.divergence import FiniteWatch
+from trashseg_jax.devices import sharding
 from trashseg_jax.errors import Interrupted, RunError
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
-from trashseg_jax.interrupts import StepBoundary
-from trashseg_jax.resume import Changes, check_resume
-from trashseg_jax.runlock import RunLock
-from trashseg_jax.runlog import RunLog
+from trashseg_jax.report import files, table
+from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
+from trashseg_jax.run.divergence import FiniteWatch
+from trashseg_jax.run.interrupts import StepBoundary
+from trashseg_jax.run.lock import RunLock
+from trashseg_jax.run.log import RunLog
+from trashseg_jax.run.resume import Changes, check_resume
 from trashseg_jax.settings import Config
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     result = score(state)
                     figures = summarize(config, data, result, step=step)
                     miou = figures["miou"]
-                    progress.write(f"step {step}: mIoU {report.format_number(miou)}")
+                    progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write(step, {"miou": miou, "iou": figures["iou"]})
                 if evaluates or saves or stops:
                     checkpoints.save(state, miou=miou)
@@ -170,8 +172,8 @@ def balance(
 def record_start(config: Config, workdir: Path, derived: dict[str, Any], changes: Changes) -> None:
     """Writes config.json, with what was derived from the data beside the options, and prints it."""
     if jax.process_index() == 0:
-        report.write_json(workdir / "config.json", {**config.to_dict(), "derived": derived})
-        print(report.format_balance(derived))
+        files.write_json(workdir / "config.json", {**config.to_dict(), "derived": derived})
+        print(table.format_balance(derived))
         for key, (before, now) in changes.items():
             print(f"changed since the run began: {key} was {before!r}, is {now!r}")
 

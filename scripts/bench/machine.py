@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bench.interleave import Trial
 from bench.options import Options
-from trashseg_jax.compiling import compiler_options
+from trashseg_jax.devices.compiling import compiler_options
 
 PACKAGES = ("jax", "flax", "tensorflow-cpu", "pydensecrf2")
 PEERS = ("torch", "segmentation_models_pytorch", "albumentations")

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from bench.options import Options
-from trashseg_jax.data.demo import render_demo
+from trashseg_jax.data.demo.scenes import render_demo
 
 # A repetition's. What a loader has ready when its turn begins is a few batches: little beside it.
 IMAGES = 1024

@@ -7,7 +7,8 @@ import numpy as np
 from bench.interleave import Trial
 from bench.options import NUM_CLASSES, Options
 from configs import reference
-from trashseg_jax import build, crf
+from trashseg_jax import build
+from trashseg_jax.refine import dense
 
 
 def pooled(options: Options) -> Trial:
@@ -30,7 +31,7 @@ def serial(options: Options) -> Trial:
     settings = reference.get_config("aistage").crf.to_dict()
     for key in ("enabled", "workers", "timeout"):
         del settings[key]
-    refine = partial(crf.refine, **settings)
+    refine = partial(dense.refine, **settings)
     images = random_predictions(options)
 
     def run(count: int) -> None:

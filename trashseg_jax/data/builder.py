@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
+import tensorflow_datasets as tfds  # imports TensorFlow only when used
 from tqdm import tqdm
 
 from trashseg_jax.data import coco, painting
+from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.locks import locked
 from trashseg_jax.data.taxonomy import ClassMap
 from trashseg_jax.errors import InputError
-
-tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
 
 FORMAT = 2  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
@@ -63,7 +61,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.Scalar(np.object_),  # bytes, of runs.encode_label
+                    "label": tfds.features.Scalar(np.object_),  # bytes, of label_codec.encode_label
                     "id": tfds.features.Scalar(np.int64),
                     "file_name": tfds.features.Text(),
                     "pixel_counts": counts,

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from trashseg_jax.data.label_codec import encode_label
 from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
 from trashseg_jax.data.photos import MAX_PIXELS, read_photo
-from trashseg_jax.data.runs import encode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 from trashseg_jax.errors import InputError, show
 

@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from trashseg_jax.data.crops import Box, decoding_window, random_box, whole_box
-from trashseg_jax.data.runs import decode_label
+from trashseg_jax.data.host_tensorflow import tf
+from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
-
-tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's alone
 
 Batch = dict[str, np.ndarray]
 

@@ -1,176 +1,21 @@
-"""What a run leaves for people: the table, the sheet of samples, the HTML page."""
+"""The HTML page of an evaluation."""
 
 import base64
-import dataclasses
 import html
 import json
-import math
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
 
-from trashseg_jax.data import taxonomy
-
-CELL = 160  # pixels of a sample's side on the sheet
-MARGIN = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One evaluated image."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    label: UInt8[np.ndarray, "h w"]
-    prediction: UInt8[np.ndarray, "h w"]
-    refined: UInt8[np.ndarray, "h w"] | None = None  # by the CRF
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that the file is there whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file under another name and renames it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def format_table(figures: dict[str, Any]) -> str:
-    """Returns metrics.json's figures as a table for the terminal."""
-    width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
-    head = "".join(f"  {title:>6}" for title in score_titles(figures))
-    lines = [f"{'class':<{width}}{head}  share of pixels"]
-    for name, value in figures["iou"].items():
-        cells = "".join(f"  {cell:>6}" for cell in class_scores(figures, name))
-        share = figures["pixel_share"][name]
-        note = "" if value != 0 else "  never hit" if share else "  not in the truth"
-        lines.append(f"{name:<{width}}{cells}  {share:8.2%}{note}")
-    for key, name in SUMMARY.items():
-        cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
-        lines.append(f"{name:<{width}}{cells}")
-    if interval := figures["miou_interval"]:
-        lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
-    lines.append(
-        f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
-        f"step {figures['step']}"
-    )
-    return "\n".join([*lines, *data_notes(figures)])
-
-
-def format_balance(derived: dict[str, Any]) -> str:
-    """Returns config.json's `derived` as a table for the terminal."""
-    alpha, shares = derived["alpha"], derived["image_shares"]
-    width = max(len(name) for name in alpha)
-    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn"]
-    for name, value in alpha.items():
-        before, after = shares["before"][name], shares["after"][name]
-        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
-    return "\n".join(lines)
-
-
-def data_notes(figures: dict[str, Any]) -> list[str]:
-    """Returns lines on the images left out or not refined, and on what was clipped, if any."""
-    skipped, clipped = figures["skipped"], figures["clipped_annotations"]
-    lines = [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
-    if clipped:
-        lines.append(f"annotations that reached outside their image, clipped: {clipped}")
-    if failed := figures["crf"]["failed"] if "crf" in figures else []:
-        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
-        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
-    return lines
-
-
-SUMMARY = {
-    "miou": "mIoU",
-    "miou_common": "mIoU, common",
-    "miou_per_image": "mIoU per image",
-    "mean_dice": "mean Dice",
-    "pixel_accuracy": "pixel acc.",
-}
-
-
-def score_titles(figures: dict[str, Any]) -> list[str]:
-    return ["IoU", "CRF", "change"] if "crf" in figures else ["IoU"]
-
-
-def class_scores(figures: dict[str, Any], name: str) -> list[str]:
-    """Returns a class's IoU and, where a CRF ran, the refined one and the difference."""
-    both = [part["iou"][name] for part in _raw_and_refined(figures)]
-    return ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
-
-
-def total_scores(figures: dict[str, Any], key: str) -> list[str]:
-    """Returns the same of one of SUMMARY."""
-    both = [part[key] for part in _raw_and_refined(figures)]
-    return [format_number(v) for v in both] + _change(both)
-
-
-def _raw_and_refined(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [figures, figures["crf"]] if "crf" in figures else [figures]
-
-
-def _change(scores: list[float | None]) -> list[str]:
-    """Returns the second less the first, if there are two; a class may be absent in one."""
-    if len(scores) < 2:
-        return []
-    raw, refined = scores
-    return ["" if raw is None or refined is None else f"{refined - raw:+.4f}"]
-
-
-def format_number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str]) -> None:
-    """Saves a sheet: two samples a row, each as photograph, truth, prediction; a legend below.
-
-    A refined prediction makes a fourth panel. Ignored pixels are grey in the truth. Nothing is
-    written without samples.
-    """
-    if not samples:
-        return
-    font = ImageFont.load_default(14)
-    colors = taxonomy.palette(len(classes))
-    columns, header = 2, 24
-    rows = math.ceil(len(samples) / columns)
-    legend_rows = math.ceil(len(classes) / 6)
-    pitch = CELL + MARGIN
-    panels = 3 if samples[0].refined is None else 4
-    sample_width = panels * pitch + 2 * MARGIN
-    width = columns * sample_width
-    sheet = Image.new("RGB", (width, header + rows * pitch + 22 * legend_rows + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, sample in enumerate(samples):
-        left = MARGIN + i % columns * sample_width
-        for j, (title, panel) in enumerate(_panels(sample, colors)):
-            x, y = left + j * pitch, header + i // columns * pitch
-            sheet.paste(panel, (x, y))
-            if i < columns:
-                draw.text((x, 4), title, "black", font)
-    for i, (name, color) in enumerate(zip(classes, colors, strict=True)):
-        x, y = MARGIN + i % 6 * (width // 6), header + rows * pitch + i // 6 * 22
-        draw.rectangle((x, y, x + 15, y + 15), tuple(map(int, color)), "black")
-        draw.text((x + 22, y - 1), name, "black", font)
-    sheet.save(path)
-
-
-def _panels(sample: Sample, colors: UInt8[np.ndarray, "k 3"]):
-    """Yields the title and picture of each of a sample's panels, CELL pixels square."""
-    ignored = sample.label == taxonomy.IGNORE_LABEL
-    truth = colors[np.where(ignored, 0, sample.label)]
-    truth[ignored] = 128
-    pictures = {"image": sample.image, "truth": truth, "prediction": colors[sample.prediction]}
-    if sample.refined is not None:
-        pictures["CRF"] = colors[sample.refined]
-    for title, pixels in pictures.items():
-        yield title, Image.fromarray(pixels).resize((CELL, CELL), Image.Resampling.NEAREST)
+from trashseg_jax.report.files import write_text
+from trashseg_jax.report.table import (
+    SUMMARY,
+    class_scores,
+    data_notes,
+    score_titles,
+    total_scores,
+)
 
 
 def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:

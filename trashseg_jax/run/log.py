@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from trashseg_jax.report import write_text
+from trashseg_jax.report.files import write_text
 
 
 class RunLog:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from trashseg_jax.data import demo_items
-from trashseg_jax.data.demo_items import Array, Item, Rng
+from trashseg_jax.data.demo import items
+from trashseg_jax.data.demo.items import Array, Item, Rng
 from trashseg_jax.data.taxonomy import CLASSES
 from trashseg_jax.errors import InputError
 
@@ -139,9 +139,9 @@ class Scene(NamedTuple):
 
 def render_scene(rng: Rng, labels: Sequence[int], size: int) -> Scene:
     """Renders one object of each of the given classes into an image."""
-    canvas = demo_items.ground(rng, size, SUPERSAMPLE)
+    canvas = items.ground(rng, size, SUPERSAMPLE)
     for _ in range(rng.integers(2, 7)):
-        clutter = demo_items.CLUTTER[rng.integers(len(demo_items.CLUTTER))](rng)
+        clutter = items.CLUTTER[rng.integers(len(items.CLUTTER))](rng)
         centre, span = rng.uniform(0.1, 0.9, 2) * size, rng.uniform(0.08, 0.3) * size
         _draw(canvas, _lay(rng, 0, clutter, centre, span, size))
     things: list[Thing] = []
@@ -166,7 +166,7 @@ def _place(rng: Rng, label: int, others: list[Thing], size: int) -> Thing:
     Readers paint large objects first and count pixels in their own way: nearly equal areas could
     come in another order than ours.
     """
-    item = demo_items.PAINTERS[CLASSES[label]](rng)
+    item = items.PAINTERS[CLASSES[label]](rng)
     low, high = SPAN.get(CLASSES[label], USUAL_SPAN)
     margin = 0.06  # of the logarithm; shrinks, so that the loop ends
     while True:

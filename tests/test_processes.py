@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from trashseg_jax import build, distributed, evaluate, report, sharding, train
+from trashseg_jax import build, evaluate, train
+from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.report.table import format_table
 
 ROOT = Path(__file__).parent.parent
 HAS_CRF = importlib.util.find_spec("pydensecrf") is not None
@@ -122,7 +124,7 @@ def go_on(config, source, target, *, after, devices):
 def given(config, tmp_path_factory):
     """`config` as a flag, by way of a run's config.json."""
     folder = tmp_path_factory.mktemp("given")
-    report.write_json(folder / "config.json", config.to_dict())
+    write_json(folder / "config.json", config.to_dict())
     return f"--config={ROOT}/configs/run.py:{folder}"
 
 
@@ -163,7 +165,7 @@ def test_survivor_ends_by_itself(double):
     _, codes, seconds = double
     assert codes[1] == -9
     assert codes[0] not in (0, -9)
-    assert seconds < distributed.HEARTBEAT_SECONDS + 30
+    assert seconds < processes.HEARTBEAT_SECONDS + 30
 
 
 def test_signal_to_one_process_makes_all_save_the_same_step(double):
@@ -197,7 +199,7 @@ def test_every_image_counts_once_over_two_processes(single, double):
 
 def test_only_process_zero_prints(double):
     folder, _, _ = double
-    table = report.format_table(json.loads((folder / "run/metrics.json").read_text()))
+    table = format_table(json.loads((folder / "run/metrics.json").read_text()))
     printed = [(folder / f"finished/{i}.out").read_text() for i in range(2)]
     assert table in printed[0]
     lines = [line for line in printed[1].splitlines() if not line.startswith("[Gloo]")]
@@ -252,7 +254,7 @@ def test_error_in_one_process_ends_the_other(given, config, tmp_path):
     assert processes[1].wait(400) == 2
     failed = time.monotonic()
     assert wait(processes[:1])[0] != 0
-    assert time.monotonic() - failed < distributed.HEARTBEAT_SECONDS + 30
+    assert time.monotonic() - failed < processes.HEARTBEAT_SECONDS + 30
     assert (tmp_path / "1.err").read_text().startswith("error: scenes/train.json: ")
     assert not (tmp_path / "run").exists()
 
@@ -274,7 +276,7 @@ def test_error_in_one_process_ends_the_other(given, config, tmp_path):
 def test_flags_that_describe_no_process_are_refused(flags, line):
     absent = {"coordinator": None, "num_processes": None, "process_id": None, "detect": False}
     with pytest.raises(InputError, match=line) as error:
-        distributed.check_flags(**absent | flags)
+        processes.check_flags(**absent | flags)
     assert "\n" not in str(error.value)
 
 
@@ -282,7 +284,7 @@ def test_port_in_use_is_refused_before_jax_sees_it():
     with socket.create_server(("", 0)) as server:
         coordinator = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match=r"cannot listen there .* name another port"):
-            distributed.join(coordinator=coordinator, num_processes=2, process_id=0, detect=False)
+            processes.join(coordinator=coordinator, num_processes=2, process_id=0, detect=False)
 
 
 def test_processes_need_as_many_devices_as_each_other(monkeypatch):

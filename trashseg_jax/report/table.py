@@ -1,0 +1,88 @@
+"""A run's figures as text: the table for the terminal, and the cells that the page shares."""
+
+from typing import Any
+
+SUMMARY = {
+    "miou": "mIoU",
+    "miou_common": "mIoU, common",
+    "miou_per_image": "mIoU per image",
+    "mean_dice": "mean Dice",
+    "pixel_accuracy": "pixel acc.",
+}
+
+
+def format_table(figures: dict[str, Any]) -> str:
+    """Returns metrics.json's figures as a table for the terminal."""
+    width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
+    head = "".join(f"  {title:>6}" for title in score_titles(figures))
+    lines = [f"{'class':<{width}}{head}  share of pixels"]
+    for name, value in figures["iou"].items():
+        cells = "".join(f"  {cell:>6}" for cell in class_scores(figures, name))
+        share = figures["pixel_share"][name]
+        note = "" if value != 0 else "  never hit" if share else "  not in the truth"
+        lines.append(f"{name:<{width}}{cells}  {share:8.2%}{note}")
+    for key, name in SUMMARY.items():
+        cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
+        lines.append(f"{name:<{width}}{cells}")
+    if interval := figures["miou_interval"]:
+        lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
+    lines.append(
+        f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
+        f"step {figures['step']}"
+    )
+    return "\n".join([*lines, *data_notes(figures)])
+
+
+def format_balance(derived: dict[str, Any]) -> str:
+    """Returns config.json's `derived` as a table for the terminal."""
+    alpha, shares = derived["alpha"], derived["image_shares"]
+    width = max(len(name) for name in alpha)
+    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn"]
+    for name, value in alpha.items():
+        before, after = shares["before"][name], shares["after"][name]
+        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
+    return "\n".join(lines)
+
+
+def data_notes(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on the images left out or not refined, and on what was clipped, if any."""
+    skipped, clipped = figures["skipped"], figures["clipped_annotations"]
+    lines = [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
+    if clipped:
+        lines.append(f"annotations that reached outside their image, clipped: {clipped}")
+    if failed := figures["crf"]["failed"] if "crf" in figures else []:
+        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
+        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
+    return lines
+
+
+def score_titles(figures: dict[str, Any]) -> list[str]:
+    return ["IoU", "CRF", "change"] if "crf" in figures else ["IoU"]
+
+
+def class_scores(figures: dict[str, Any], name: str) -> list[str]:
+    """Returns a class's IoU and, where a CRF ran, the refined one and the difference."""
+    both = [part["iou"][name] for part in _raw_and_refined(figures)]
+    return ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+
+
+def total_scores(figures: dict[str, Any], key: str) -> list[str]:
+    """Returns the same of one of SUMMARY."""
+    both = [part[key] for part in _raw_and_refined(figures)]
+    return [format_number(v) for v in both] + _change(both)
+
+
+def _raw_and_refined(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [figures, figures["crf"]] if "crf" in figures else [figures]
+
+
+def _change(scores: list[float | None]) -> list[str]:
+    """Returns the second less the first, if there are two; a class may be absent in one."""
+    if len(scores) < 2:
+        return []
+    raw, refined = scores
+    return ["" if raw is None or refined is None else f"{refined - raw:+.4f}"]
+
+
+def format_number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
