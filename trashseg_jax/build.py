@@ -1,5 +1,6 @@
 """Config to data, model, loss and optimizer. Names resolve through plain dicts."""
 
+import dataclasses
 import math
 import os
 import threading
@@ -18,6 +19,8 @@ from jaxtyping import Float64
 from trashseg_jax import alphas, losses, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
+from trashseg_jax.data.formats import FORMATS
+from trashseg_jax.data.records import DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, resnet, unet
@@ -82,15 +85,15 @@ def build_data(config: Config) -> "Prepared":
     from trashseg_jax.data import builder  # TensorFlow
 
     data = config.data
+    given = {
+        "path": demo_folder(config) if data.name == "demo" else data_folder(config),
+        "class_map": taxonomy.load_class_map(data.class_map),
+    }
+    named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
     prepared = builder.prepare(
+        DataFolder(**given, **named),
         name=data.name,
-        folder=demo_folder(config) if data.name == "demo" else data_folder(config),
-        train_file=data.train_file,
-        val_file=data.val_file,
-        val_fraction=data.val_fraction,
-        class_map=taxonomy.load_class_map(data.class_map),
-        paint_order=data.paint_order,
-        skip_bad=data.skip_bad,
+        read=choose("data.format", data.format, FORMATS),
         cache_dir=cache_dir(config),
     )
     counts = [prepared.counts(split)[0].tobytes() for split in ("train", "val")]
