@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -23,7 +22,8 @@ from trashseg_jax.data.formats import FORMATS
 from trashseg_jax.data.records import DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import pretrained, resnet, unet
+from trashseg_jax.models import pretrained, unet
+from trashseg_jax.models.encoders import ENCODERS
 from trashseg_jax.refine import dense, pool
 from trashseg_jax.settings import Config, choose
 
@@ -121,12 +121,10 @@ def data_folder(config: Config) -> Path:
     return Path(config.data.dir).expanduser()
 
 
-def build_model(config: Config, *, num_classes: int) -> nn.Module:
+def build_model(config: Config, *, num_classes: int) -> unet.UNet:
     model = config.model
     dtype = choose("model.dtype", model.dtype, DTYPES)
-    choose("model.stem_pool", model.stem_pool, resnet.STEM_STRIDES)
-    choose("model.layer4", model.layer4, resnet.LAYER4_RATES)
-    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)(
+    encoder = choose("model.encoder", model.encoder, ENCODERS)(
         width=model.width,
         dtype=dtype,
         output_stride=model.output_stride,
@@ -135,7 +133,7 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
         multi_grid=tuple(model.multi_grid),
         remat=config.train.remat,
     )
-    encoder.plan()  # refuses options that exclude each other now, not when the run has begun
+    encoder.check_options()  # now, not when the run has begun
     return unet.UNet(
         encoder=encoder,
         num_classes=num_classes,
@@ -144,12 +142,11 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
     )
 
 
-def load_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
-    model = config.model
-    encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
-    encoder = pretrained.load_encoder(model.pretrained, encoder, layer4=model.layer4)
-    return {kind: {**tree, "encoder": encoder[kind]} for kind, tree in variables.items()}
+    fresh = {kind: tree["encoder"] for kind, tree in variables.items()}
+    loaded = pretrained.load_encoder(config.model.pretrained, fresh, encoder=model.encoder)
+    return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -19,6 +18,7 @@ from trashseg_jax.data import sampling
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import Interrupted, RunError
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
+from trashseg_jax.models.unet import UNet
 from trashseg_jax.report import files, table
 from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.run.divergence import FiniteWatch
@@ -134,12 +134,14 @@ def check_extras(config: Config, workdir: Path) -> None:
         model = build.build_model(config, num_classes=1)
         tx, _ = build.build_optimizer(config, steps=1)
         state = abstract_state(config, model, tx, sharding.make_mesh())
-        build.load_pretrained(config, {"params": state.params, "batch_stats": state.batch_stats})
+        build.load_pretrained(
+            config, model, {"params": state.params, "batch_stats": state.batch_stats}
+        )
 
 
 def build_train_step(
     config: Config,
-    model: nn.Module,
+    model: UNet,
     tx: optax.GradientTransformation,
     alpha: Float64[np.ndarray, "k"],
 ) -> Callable[..., Any]:
@@ -181,7 +183,7 @@ def record_start(config: Config, workdir: Path, derived: dict[str, Any], changes
 def start(
     config: Config,
     checkpoints: Checkpoints,
-    model: nn.Module,
+    model: UNet,
     tx: optax.GradientTransformation,
     mesh: Mesh,
 ) -> steps.TrainState:
@@ -194,12 +196,12 @@ def start(
     if not config.model.pretrained:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.load_pretrained(config, variables)
+    variables = build.load_pretrained(config, model, variables)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 
 def new_state(
-    config: Config, model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh
+    config: Config, model: UNet, tx: optax.GradientTransformation, mesh: Mesh
 ) -> steps.TrainState:
     """Returns the state of step 0, random weights from `seed`, on every device."""
     init = jax.jit(
