@@ -261,13 +261,8 @@ def stops_at_nan(config: Config) -> bool:
 
 
 def build_augment(config: Config) -> Callable[..., Any]:
-    options = config.data.augment
-    return augment.make_augment(
-        flip=options.flip,
-        brightness=options.brightness,
-        contrast=options.contrast,
-        saturation=options.saturation,
-    )
+    amounts = {name: config.data.augment[name] for name in augment.AUGMENTATIONS}
+    return augment.make_augment(**amounts)
 
 
 def build_crf(config: Config) -> pool.CrfPool:

@@ -9,6 +9,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trashseg_jax.errors import InputError
 
+ON_HOST = ("id", "size")  # keys of a batch that no device needs
+
 
 def make_mesh() -> Mesh:
     """Returns a mesh of all devices of all processes with the one axis "data".
@@ -52,15 +54,15 @@ def check_batch_size(key: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch onto its devices as part of the global batch.
+    """Puts this process's rows of a batch, but for ON_HOST, onto its devices.
 
-    Ids and sizes stay on the host.
+    There they are part of the global batch.
     """
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
-        key: jax.make_array_from_process_local_data(sharding, batch[key])
-        for key in ("image", "label", "mask", "crop")
-        if key in batch
+        key: jax.make_array_from_process_local_data(sharding, rows)
+        for key, rows in batch.items()
+        if key not in ON_HOST
     }
 
 
