@@ -11,9 +11,9 @@ from trashseg_jax.run.progress import Progress, format_seconds
     [
         (0.2, "0 s"),
         (59.6, "1 min 00 s"),
-        (187, "3 min 07 s"),
-        (3900, "1 h 05 min"),
-        (90000, "25 h 00 min"),
+        (187.0, "3 min 07 s"),
+        (3900.0, "1 h 05 min"),
+        (90000.0, "25 h 00 min"),
     ],
 )
 def test_durations_are_written_as_people_say_them(seconds, text):
