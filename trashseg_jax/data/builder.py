@@ -24,7 +24,7 @@ from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
 from trashseg_jax.settings import choose
 
-FORMAT = 3  # part of the fingerprint: raise it when what is stored changes
+FORMAT = 4  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
 
 
@@ -72,13 +72,14 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         records, problems, clipped = self.contents.splits.records[split], [], 0
-        counts = []
+        counts, images = [], []
         for record, example in zip(records, self._load(records, split), strict=True):
             if isinstance(example, str):
                 problems.append(example)
                 continue
             clipped += example.pop("clipped")
             counts.append((example["pixel_counts"], example["annotation_counts"]))
+            images.append((record.file_name, example.pop("digest")))
             yield record.id, example
         if not counts:
             first = f"; the first fault: {problems[0]}" if problems else ""
@@ -87,6 +88,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
                 f"{first}"
             )
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
+        np.save(self.data_path / f"images_{split}.npy", np.array(images, np.str_))
         metadata: Any = self.info.metadata
         metadata[split] = {"clipped": clipped, "problems": problems}
 
@@ -170,6 +172,11 @@ class Prepared:
         """Returns pixels and annotations of each class in each image, both int64 [n, k]."""
         counts = np.load(self.builder.data_path / f"counts_{split}.npy", allow_pickle=False)
         return counts[:, 0], counts[:, 1]
+
+    def images(self, split: str) -> list[tuple[str, str]]:
+        """Returns each image's file name and the digest of its bytes."""
+        images = np.load(self.builder.data_path / f"images_{split}.npy", allow_pickle=False)
+        return [(name, digest) for name, digest in images.tolist()]
 
 
 def prepare(
