@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
         raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
-    config, workdir = read_config(), choose_workdir()
+    config: Any = read_config()
+    workdir = choose_workdir()
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax import build
     from trashseg_jax.devices import program_cache
-    from trashseg_jax.evaluate import evaluate
+    from trashseg_jax.evaluate import evaluate, evaluation_folder
     from trashseg_jax.report import table
     from trashseg_jax.train import train
 
@@ -63,7 +64,11 @@ def main(argv: list[str]) -> None:
         program_cache.keep_programs(build.cache_dir(config) / "programs")
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(table.format_table(figures))
-    print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
+    folder = workdir
+    if MODE.value == "evaluate":
+        folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
+    names = ("metrics.json", "samples.png", "report.html", "log.jsonl")
+    print(f"{folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -59,6 +59,12 @@ def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str
     sheet.save(path)
 
 
+def draw_strip(sample: Sample, *, classes: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a sample's panels side by side, as on the sheet."""
+    panels = _panels(sample, taxonomy.palette(len(classes)))
+    return np.concatenate([np.asarray(panel) for _, panel in panels], axis=1)
+
+
 def _panels(sample: Sample, colors: UInt8[np.ndarray, "k 3"]):
     """Yields the title and picture of each of a sample's panels, CELL pixels square."""
     ignored = sample.label == taxonomy.IGNORE_LABEL

@@ -86,6 +86,11 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     @property
+    def steps(self) -> list[int]:
+        """The steps that are saved, in ascending order."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    @property
     def best_step(self) -> int | None:
         """The step with the highest mIoU; the latest where none was evaluated."""
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
