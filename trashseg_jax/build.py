@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -152,6 +153,21 @@ def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any])
         prefix=config.model.pretrained_prefix,
     )
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
+
+
+def take_encoder(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """Returns `variables` with the encoder that `load_pretrained` gave, but what is abstract in it.
+
+    That is what no file has; `loaded` may be of a model with other classes.
+    """
+
+    def take(own, other):
+        return own if isinstance(other, jax.ShapeDtypeStruct) else other
+
+    return {
+        kind: {**tree, "encoder": jax.tree.map(take, tree["encoder"], loaded[kind]["encoder"])}
+        for kind, tree in variables.items()
+    }
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
