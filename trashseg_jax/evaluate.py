@@ -20,7 +20,7 @@ from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
-from trashseg_jax.run.checkpoint import Checkpoints
+from trashseg_jax.run.checkpoint import Checkpoints, Gone
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -66,11 +66,16 @@ def restore(
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; give the --workdir of a run")
     with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=False) as checkpoints:
-        choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
-        step = choose("eval.checkpoint", config.eval.checkpoint, choices)
-        if step is None:
-            raise InputError(f"{folder}: holds no checkpoint; train first")
-        return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
+        like = abstract_state(config, model, tx, mesh)
+        while True:
+            choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
+            step = choose("eval.checkpoint", config.eval.checkpoint, choices)
+            if step is None:
+                raise InputError(f"{folder}: holds no checkpoint; train first")
+            try:
+                return checkpoints.restore(step, like)
+            except Gone as gone:
+                print(f"{gone}; taking the {config.eval.checkpoint} of those that are left")
 
 
 def abstract_state(

@@ -186,10 +186,8 @@ def start(
     mesh: Mesh,
 ) -> steps.TrainState:
     """Returns the latest checkpoint's state; where there is none a new one, perhaps pretrained."""
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
-        if state is not None:
-            return state
+    if has_checkpoint(checkpoints.folder):
+        return checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
     state = new_state(config, model, tx, mesh)
     if not config.model.pretrained:
         return state
