@@ -149,17 +149,17 @@ def join_processes(config: ConfigDict, workdir: Path) -> None:
     )
 
 
-EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}
-
-
 def run() -> None:
     """Runs `main`; shows what it expects to go wrong as one line, with an exit code of its own."""
     raise_on_signals()
     try:
         app.run(main, flags_parser=parse_flags)
-    except tuple(EXIT_CODES) as error:
-        print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
-        processes.leave(EXIT_CODES[type(error)])
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        processes.leave(error.exit_code)
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(2 if isinstance(error, InputError) else 3)
     except Exception:
         traceback.print_exc()
         processes.leave(1)

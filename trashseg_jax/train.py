@@ -100,8 +100,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                 if stops and step < total:
                     checkpoints.wait()
                     raise Interrupted(
-                        f"{boundary.name}: saved after step {step} of {total}; the same command "
-                        f"with --workdir={workdir} goes on from there"
+                        boundary.number,
+                        f"saved after step {step} of {total}; the same command with "
+                        f"--workdir={workdir} goes on from there",
                     )
         if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
             result = score_last(state)

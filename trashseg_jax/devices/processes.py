@@ -5,6 +5,7 @@ JAX and NumPy are imported where they are needed: a wrong flag is answered at on
 
 import hashlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -110,13 +111,19 @@ def check_same(what: str, content: bytes, *, remedy: str) -> None:
 def leave(code: int) -> NoReturn:
     """Ends this process after an error; one of several does so without waiting for the others.
 
-    Python's own exit would wait for them while they wait for this one's part of a sum.
+    Python's own exit would wait for them while they wait for this one's part of a sum. A negative
+    code ends it by that signal: a shell's loop goes on after an exit code, whatever it is.
     """
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)  # first: another one ends it at once
     jax = sys.modules.get("jax")  # a wrong flag ends before it is imported
-    if jax and jax.distributed.is_initialized():
-        if jax.process_index() == 0:
-            time.sleep(FAREWELL_SECONDS)  # the others end with it: let them show their own error
-        sys.stdout.flush()
-        sys.stderr.flush()
+    several = jax is not None and jax.distributed.is_initialized()
+    if several and jax.process_index() == 0:
+        time.sleep(FAREWELL_SECONDS)  # the others end with it: let them show their own error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if several:
         os._exit(code)
     sys.exit(code)
