@@ -36,8 +36,9 @@ DISTRIBUTED = flags.DEFINE_bool(
 COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache",
     True,
-    "Keep compiled programs for later runs, in programs/ of the folder of prepared data "
-    "(config.data.cache_dir), or in $JAX_COMPILATION_CACHE_DIR.",
+    "Keep compiled programs for later runs, in $XDG_CACHE_HOME/trashseg_jax/programs or "
+    "~/.cache/trashseg_jax/programs if you alone may write there, or in "
+    "$JAX_COMPILATION_CACHE_DIR.",
 )
 
 
@@ -51,14 +52,13 @@ def main(argv: list[str]) -> None:
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     # Imported late: --help and a wrong flag answer at once.
-    from trashseg_jax import build
     from trashseg_jax.devices import program_cache
     from trashseg_jax.evaluate import evaluate
     from trashseg_jax.report import table
     from trashseg_jax.train import train
 
     if COMPILATION_CACHE.value:
-        program_cache.keep_programs(build.cache_dir(config) / "programs")
+        program_cache.keep_programs()
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(table.format_table(figures))
     print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
