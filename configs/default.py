@@ -91,6 +91,7 @@ def _data(dataset: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": dataset,
+            "format": "coco",  # of the folder: one of FORMATS in trashseg_jax/data/formats
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
             "val_fraction": 0.2,  # where both files are the same one

@@ -7,6 +7,7 @@ Options are libFuzzer's. Needs atheris, which no requirements file holds: see do
 
 import contextlib
 import copy
+import dataclasses
 import json
 import random
 import sys
@@ -18,7 +19,8 @@ import atheris
 from PIL import Image
 
 with atheris.instrument_imports(include=["trashseg_jax.data"]):
-    from trashseg_jax.data import coco, taxonomy
+    from trashseg_jax.data import records, taxonomy
+    from trashseg_jax.data.formats import coco
 
 from trashseg_jax.errors import InputError
 
@@ -72,20 +74,29 @@ def make_target(folder: Path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
     json_file = folder / "train.json"
+    given = records.DataFolder(
+        path=folder,
+        class_map=CLASS_MAP,
+        train_file=json_file.name,
+        val_file=json_file.name,
+        val_fraction=0.5,
+        paint_order="area",
+        skip_bad=False,
+    )
 
     def target(data: bytes) -> None:
         json_file.write_bytes(data)
         for skip_bad in (False, True):
             try:
-                records, _ = coco.read_coco(json_file, folder, CLASS_MAP, skip_bad=skip_bad)
+                listed, _ = coco.read_coco(json_file, dataclasses.replace(given, skip_bad=skip_bad))
             except InputError as error:
                 if str(json_file) not in str(error) or len(str(error).splitlines()) != 1:
                     raise AssertionError(f"not one line with the file: {error}") from error
                 continue
-            for record in records:
+            for record in listed:
                 repr(record)  # what fingerprints are made of
                 with contextlib.suppress(InputError):  # the size may be another than the image's
-                    coco.load_features(record, num_classes=11, paint_order="area", skip_bad=False)
+                    records.load_features(record, num_classes=11, skip_bad=False)
 
     return target
 

@@ -28,16 +28,16 @@ import pytest
 from configs import default
 from trashseg_jax import build
 from trashseg_jax.data.demo import scenes
-from trashseg_jax.models import resnet, unet
+from trashseg_jax.models import encoders, resnet, unet
 
 # One block a stage, with every part of the real ones: half of resnet18's compilation.
-resnet.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
+encoders.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
 
 
 @pytest.fixture(scope="session")
 def tiny_model():
     """A U-Net of 4 to 32 features."""
-    encoder = resnet.ENCODERS["tiny"](
+    encoder = encoders.ENCODERS["tiny"](
         width=4,
         dtype=jnp.float32,
         output_stride=32,

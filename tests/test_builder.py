@@ -6,28 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures_coco import box, write_coco_folder
+from fixtures_coco import box, data_folder, write_coco_folder
 
-from trashseg_jax.data import builder, coco, taxonomy
+from trashseg_jax.data import builder, records
+from trashseg_jax.data.formats import coco
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 PIXELS = np.zeros((8, 9, 3), np.uint8)
-CLASS_MAP = taxonomy.load_class_map("recycle_trash")
 
 
 def prepare(folder, cache, **options):
-    defaults = {
-        "name": "coco",
-        "train_file": "train.json",
-        "val_file": "val.json",
-        "val_fraction": 0.2,
-        "class_map": CLASS_MAP,
-        "paint_order": "area",
-        "skip_bad": False,
-    }
-    return builder.prepare(folder=folder, cache_dir=cache, **{**defaults, **options})
+    given = data_folder(folder, **options)
+    return builder.prepare(given, name="coco", read=coco.read_splits, cache_dir=cache)
 
 
 @pytest.fixture
@@ -45,11 +37,11 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
 
 
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
-    records, _ = coco.read_coco(demo_folder / "train.json", demo_folder, CLASS_MAP, skip_bad=False)
+    listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder))
     stored = prepared.source("train")[5]
-    assert stored["image"] == records[5].path.read_bytes()
-    example = coco.load_example(records[5], num_classes=11, paint_order="area")
-    np.testing.assert_array_equal(decode_label(stored["label"]), example.label)
+    assert stored["image"] == listed[5].path.read_bytes()
+    _, label = records.load_example(listed[5], num_classes=11)
+    np.testing.assert_array_equal(decode_label(stored["label"]), label.classes)
 
 
 def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
@@ -66,7 +58,7 @@ def test_counts_are_those_of_the_labels_and_the_json(prepared, demo_folder):
 
 def test_preparing_again_reuses_what_is_there(folder, tmp_path, monkeypatch):
     first = prepare(folder, tmp_path / "cache")
-    monkeypatch.setattr(coco, "load_features", None)  # would fail if it were called
+    monkeypatch.setattr(builder, "load_features", None)  # would fail if it were called
     assert prepare(folder, tmp_path / "cache").builder.data_path == first.builder.data_path
 
 
@@ -88,7 +80,7 @@ def test_any_change_prepares_anew(folder, tmp_path, change):
 
 
 def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_path, monkeypatch):
-    load, calls = coco.load_features, []
+    load, calls = builder.load_features, []
 
     def stop_at_the_third(*args, **kwargs):
         calls.append(args)
@@ -97,7 +89,7 @@ def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_
         return load(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(coco, "load_features", stop_at_the_third)
+        patch.setattr(builder, "load_features", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("dataset_info.json"))
@@ -158,8 +150,8 @@ def test_one_json_is_split_by_file_name_alone(tmp_path):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         images = dict.fromkeys(names, PIXELS)
         write_coco_folder(folder, images=images, json_name="annotations.json")
-        both = ("annotations.json", "annotations.json")
-        splits, _ = builder.read_splits(folder, *both, CLASS_MAP, val_fraction=0.25, skip_bad=False)
+        both = {"train_file": "annotations.json", "val_file": "annotations.json"}
+        splits, _ = coco.read_splits(data_folder(folder, **both, val_fraction=0.25))
         return {k: {r.file_name for r in v} for k, v in splits.items()}
 
     names = [f"{i}.png" for i in range(40)]

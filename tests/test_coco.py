@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fixtures_coco import box, write_coco_folder
+from fixtures_coco import box, data_folder, write_coco_folder
 
-from trashseg_jax.data import coco, painting
+from trashseg_jax.data import painting
+from trashseg_jax.data.formats import coco
 from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.data.records import load_example, load_features
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap, load_class_map
 from trashseg_jax.errors import InputError
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-RECYCLE_TRASH = load_class_map("recycle_trash")
 PIXELS = np.zeros((10, 15, 3), np.uint8)
 
 
@@ -30,17 +31,17 @@ def good_folder(folder):
 
 
 def read(json_file, **options):
-    options = {"skip_bad": False} | options
-    return coco.read_coco(json_file, json_file.parent, RECYCLE_TRASH, **options)
+    checks = {"check_images": options.pop("check_images", True)}
+    return coco.read_coco(json_file, data_folder(json_file.parent, **options), **checks)
 
 
 def test_records_keep_the_order_of_the_json(tmp_path):
     json_file, _ = good_folder(tmp_path)
     records, problems = read(json_file)
     assert [one.file_name for one in records] == ["b/2.png", "a/1.png", "a/3.png"]
-    assert [one.annotations[0].id for one in records] == [1, 2, 3]
+    assert [one.source.items[0].id for one in records] == [1, 2, 3]
     assert records[0].path == tmp_path / "b" / "2.png"
-    assert (records[0].height, records[0].width) == (3, 4)
+    assert records[0].size == (3, 4)
     assert problems == []
 
 
@@ -51,7 +52,7 @@ def test_categories_count_by_name_whatever_their_ids(tmp_path):
         item["category_id"] = category_id
     json_file.write_text(json.dumps(content))
     records, _ = read(json_file)
-    assert [one.annotations[0].label for one in records] == [9, IGNORE_LABEL, 9]
+    assert [one.source.items[0].label for one in records] == [9, IGNORE_LABEL, 9]
 
 
 def test_a_class_map_may_have_other_classes(tmp_path):
@@ -62,15 +63,15 @@ def test_a_class_map_may_have_other_classes(tmp_path):
         categories=["tin"],
     )
     class_map = ClassMap(("Ground", "Can"), {"tin": 1})
-    (one,), _ = coco.read_coco(json_file, tmp_path, class_map, skip_bad=False)
-    example = coco.load_example(one, num_classes=2, paint_order="area")
-    np.testing.assert_array_equal(example.pixel_counts, [146, 4])
+    (one,), _ = read(json_file, class_map=class_map)
+    features = load_features(one, num_classes=2, skip_bad=False)
+    np.testing.assert_array_equal(features["pixel_counts"], [146, 4])
 
 
 def test_an_image_without_annotations_is_a_record(tmp_path):
     json_file, content = good_folder(tmp_path)
     json_file.write_text(json.dumps(content | {"annotations": []}))
-    assert [one.annotations for one in read(json_file)[0]] == [(), (), ()]
+    assert [one.source.items for one in read(json_file)[0]] == [(), (), ()]
 
 
 def test_an_annotation_without_iscrowd_is_no_crowd(tmp_path):
@@ -78,14 +79,14 @@ def test_an_annotation_without_iscrowd_is_no_crowd(tmp_path):
     del content["annotations"][0]["iscrowd"]
     content["annotations"][1]["iscrowd"] = 1
     json_file.write_text(json.dumps(content))
-    assert [one.annotations[0].crowd for one in read(json_file)[0]] == [False, True, False]
+    assert [one.source.items[0].crowd for one in read(json_file)[0]] == [False, True, False]
 
 
 def test_annotation_ids_may_recur_in_another_image_as_in_taco(tmp_path):
     json_file, content = good_folder(tmp_path)
     content["annotations"][1]["id"] = 1
     json_file.write_text(json.dumps(content))
-    assert [one.annotations[0].id for one in read(json_file)[0]] == [1, 1, 3]
+    assert [one.source.items[0].id for one in read(json_file)[0]] == [1, 1, 3]
 
 
 def test_absent_images_are_no_matter_without_check_images(tmp_path):
@@ -96,8 +97,8 @@ def test_absent_images_are_no_matter_without_check_images(tmp_path):
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     json_file, _ = good_folder(tmp_path)
-    with pytest.raises(InputError, match="elsewhere: is no folder"):
-        coco.read_coco(json_file, tmp_path / "elsewhere", RECYCLE_TRASH, skip_bad=True)
+    with pytest.raises(InputError, match="elsewhere: is not a folder"):
+        coco.read_coco(json_file, data_folder(tmp_path / "elsewhere", skip_bad=True))
 
 
 def test_an_image_with_several_faults_is_reported_once(tmp_path):
@@ -126,7 +127,7 @@ def test_an_annotation_of_an_unlisted_image_is_refused_or_dropped(tmp_path):
     with pytest.raises(InputError, match="annotation 2 is of image 55, which is not listed"):
         read(json_file)
     records, (problem,) = read(json_file, skip_bad=True)
-    assert [len(one.annotations) for one in records] == [1, 0, 1]
+    assert [len(one.source.items) for one in records] == [1, 0, 1]
     assert "image 55" in problem
 
 
@@ -147,7 +148,7 @@ def test_skip_bad_with_no_good_image_left_is_refused(tmp_path):
 
 def test_worker_processes_import_neither_jax_nor_tensorflow():
     code = (
-        "import sys, trashseg_jax.data.coco; "
+        "import sys, trashseg_jax.data.formats; "
         "print({name.split('.')[0] for name in sys.modules} & {'jax', 'flax', 'tensorflow'})"
     )
     result = subprocess.run(
@@ -157,10 +158,6 @@ def test_worker_processes_import_neither_jax_nor_tensorflow():
 
 
 # Examples
-
-
-def load(one_record):
-    return coco.load_example(one_record, num_classes=11, paint_order="area")
 
 
 def test_counts_are_those_of_the_label_map_and_the_annotations(tmp_path):
@@ -180,35 +177,34 @@ def test_counts_are_those_of_the_label_map_and_the_annotations(tmp_path):
     json_file = write_coco_folder(
         tmp_path, images={"a.png": PIXELS}, annotations=annotations, categories=categories
     )
-    (one,), _ = coco.read_coco(json_file, tmp_path, RECYCLE_TRASH, skip_bad=False)
-    example = load(one)
+    (one,), _ = read(json_file)
+    features = load_features(one, num_classes=11, skip_bad=False)
     expected_pixels = np.zeros(11)
     expected_pixels[[0, 2, 4]] = [150 - 10 - 2 - 2 - 15, 10, 2]  # 2 and 15 pixels are ignored
-    np.testing.assert_array_equal(example.pixel_counts, expected_pixels)
-    np.testing.assert_array_equal(example.annotation_counts, [0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0])
-    assert (example.label == IGNORE_LABEL).sum() == 17
-    assert example.clipped == 1
-    assert example.record is one
+    np.testing.assert_array_equal(features["pixel_counts"], expected_pixels)
+    np.testing.assert_array_equal(features["annotation_counts"], [0, 0, 2, 0, 1, 0, 0, 0, 0, 0, 0])
+    assert (decode_label(features["label"]) == IGNORE_LABEL).sum() == 17
+    assert features["clipped"] == 1
 
 
 @pytest.mark.parametrize("label", [-1, 11, 254])
 def test_a_label_out_of_range_is_refused(tmp_path, label):
     wrong = painting.Annotation(77, label, [box(0, 0, 2, 2)], crowd=False)
-    bad = coco.Record(0, "a.png", tmp_path / "a.png", 10, 15, (wrong,))
+    objects = coco.Annotations(tmp_path / "a.png", (wrong,), "area")
     with pytest.raises(InputError, match=rf"a\.png: annotation 77 has the label {label}"):
-        load(bad)
+        objects.draw(height=10, width=15, num_classes=11)
 
 
 def test_features_are_the_example_with_its_label_as_runs(tmp_path):
     json_file, _ = good_folder(tmp_path)
     one = read(json_file)[0][1]
-    example = load(one)
-    features = coco.load_features(one, num_classes=11, paint_order="area", skip_bad=False)
+    image, label = load_example(one, num_classes=11)
+    features = load_features(one, num_classes=11, skip_bad=False)
     assert (features["id"], features["file_name"], features["clipped"]) == (1, "a/1.png", 0)
-    assert features["image"] == example.image
-    label = decode_label(features["label"])
-    np.testing.assert_array_equal(label, example.label)
-    np.testing.assert_array_equal(features["pixel_counts"], example.pixel_counts)
+    assert features["image"] == image
+    np.testing.assert_array_equal(decode_label(features["label"]), label.classes)
+    counts = np.bincount(label.classes.ravel(), minlength=11)
+    np.testing.assert_array_equal(features["pixel_counts"], counts)
 
 
 # Real data, where it is present
@@ -218,9 +214,8 @@ def read_real(json_file, class_map, **options):
     path = REAL_DATA / json_file
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
-    options = {"skip_bad": False} | options
-    records, problems = coco.read_coco(path, path.parent, load_class_map(class_map), **options)
-    return len(records), sum(len(one.annotations) for one in records), problems
+    records, problems = read(path, class_map=load_class_map(class_map), **options)
+    return len(records), sum(len(one.source.items) for one in records), problems
 
 
 def test_tacos_official_annotations_are_read():

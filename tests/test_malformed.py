@@ -9,15 +9,17 @@ from pathlib import Path
 import malformed
 import numpy as np
 import pytest
+from fixtures_coco import data_folder
 from malformed import CASES, spoil_folder
 from PIL import Image, ImageFile
 
-from trashseg_jax.data import builder, coco, photos, taxonomy
+from trashseg_jax.data import builder, photos
+from trashseg_jax.data.formats import coco
 from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.data.records import load_features
 from trashseg_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
-CLASS_MAP = taxonomy.load_class_map("recycle_trash")
 REMEDIES = (
     "or leave such images out with --config.data.skip_bad=True",
     "correct the file or export it again",
@@ -32,23 +34,15 @@ REMEDIES = (
 def prepare(tmp_path, case):
     """Spoils a folder as the case says, and prepares it."""
     spoil_folder(tmp_path / "data", case)
-    return builder.prepare(
-        name="coco",
-        folder=tmp_path / "data",
-        train_file="train.json",
-        val_file="val.json",
-        val_fraction=0.2,
-        class_map=CLASS_MAP,
-        paint_order="area",
-        skip_bad=False,
-        cache_dir=tmp_path / "cache",
-    )
+    folder = data_folder(tmp_path / "data")
+    cache_dir = tmp_path / "cache"
+    return builder.prepare(folder, name="coco", read=coco.read_splits, cache_dir=cache_dir)
 
 
 def read(tmp_path, case, **options):
     folder = tmp_path / "data"
     spoil_folder(folder, case)
-    return coco.read_coco(folder / "train.json", folder, CLASS_MAP, **options)
+    return coco.read_coco(folder / "train.json", data_folder(folder, **options))
 
 
 def names_of(choose):
@@ -85,9 +79,8 @@ def test_a_malformed_folder_is_refused_in_one_line_and_leaves_nothing(tmp_path, 
 @pytest.mark.parametrize("name", names_of(lambda case: case.bad_image))
 def test_skip_bad_leaves_a_bad_image_out_and_reports_it(tmp_path, name):
     case = CASES[name]
-    records, problems = read(tmp_path, case, skip_bad=True)
-    options = {"num_classes": 11, "paint_order": "area", "skip_bad": True}
-    results = [coco.load_features(record, **options) for record in records]
+    listed, problems = read(tmp_path, case, skip_bad=True)
+    results = [load_features(record, num_classes=11, skip_bad=True) for record in listed]
     problems += [result for result in results if isinstance(result, str)]
     assert [result["id"] for result in results if isinstance(result, dict)] == [8, 9]
     (problem,) = problems

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import resnet, unet
+from trashseg_jax.models import blocks, resnet, unet
+from trashseg_jax.models.encoders import ENCODERS
 
 
 def encoder_of(name, *, width=64, dtype=jnp.float32, **options):
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
     options = {**standard, "multi_grid": (1, 1, 1), "remat": False, **options}
-    return resnet.ENCODERS[name](width=width, dtype=dtype, **options)
+    return ENCODERS[name](width=width, dtype=dtype, **options)
 
 
 def unet_of(name, *, decoder=(256, 128, 64, 32, 16), dtype=jnp.float32, **options):
@@ -93,7 +94,7 @@ def test_sizes_that_are_no_multiple_of_32_are_refused_with_the_next():
 def test_stride_two_samples_the_pixels_that_pytorch_samples():
     """A 3x3 convolution of stride 2 and padding 1, written as sums over its taps."""
     image = np.random.default_rng(0).normal(size=(1, 6, 8, 2)).astype(np.float32)
-    layer = resnet.conv(3, (3, 3), 2, padding=1)
+    layer = blocks.conv(3, (3, 3), 2, padding=1)
     variables = layer.init(jax.random.key(0), image)
     kernel = np.asarray(variables["params"]["kernel"])
     padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))

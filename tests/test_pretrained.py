@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from trashseg_jax import build, evaluate, train
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import pretrained, resnet
+from trashseg_jax.models import pretrained
+from trashseg_jax.models.encoders import ENCODERS
 from trashseg_jax.run.checkpoint import Checkpoints
 
 WIDTH = 4
@@ -60,14 +61,23 @@ def save(tmp_path):
     return to_file
 
 
-def fresh_variables(**options):
-    """An encoder's variables, all -1, which no weight of the file is."""
+def make_encoder(**options):
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
     options = {**standard, "multi_grid": (1, 1), "remat": False, **options}
-    encoder = resnet.ENCODERS["resnet18"](width=WIDTH, dtype=jnp.float32, **options)
+    return ENCODERS["resnet18"](width=WIDTH, dtype=jnp.float32, **options)
+
+
+def fresh_variables(encoder):
+    """An encoder's variables, all -1, which no weight of the file is."""
     image = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(lambda: encoder.init(jax.random.key(0), image, train=False))
     return jax.tree.map(lambda x: np.full(x.shape, -1, np.float32), shapes)
+
+
+def load(path, **options):
+    """Loads a file into the fresh variables of an encoder with these options."""
+    encoder = make_encoder(**options)
+    return pretrained.load_encoder(path, fresh_variables(encoder), encoder=encoder)
 
 
 def untouched(variables):
@@ -77,7 +87,7 @@ def untouched(variables):
 
 
 def test_weights_arrive_at_their_places(weights, save):
-    variables = pretrained.load_encoder(save(weights), fresh_variables(), layer4="standard")
+    variables = load(save(weights))
     assert not untouched(variables)
     params, stats = variables["params"], variables["batch_stats"]
     expected = np.moveaxis(weights["layer2.0.conv1.weight"], (2, 3, 1, 0), (0, 1, 2, 3))
@@ -96,20 +106,19 @@ def test_prefixed_names_of_whole_models_are_understood(weights, save, prefix):
     named = {prefix + name: weight for name, weight in weights.items()}
     outer = prefix.removesuffix("encoder.")
     named[f"{outer}decoder.blocks.0.conv1.0.weight"] = np.zeros((2, 2, 3, 3), np.float32)
-    variables = pretrained.load_encoder(save(named), fresh_variables(), layer4="standard")
+    variables = load(save(named))
     assert not untouched(variables)
 
 
 def test_dilated_encoders_load_the_same_weights(weights, save):
     options = {"output_stride": 8, "stem_pool": "atrous"}
-    fresh = fresh_variables(**options)
-    variables = pretrained.load_encoder(save(weights), fresh, layer4="standard")
+    fresh = fresh_variables(make_encoder(**options))
+    variables = load(save(weights), **options)
     assert untouched(variables) == {name for name in untouched(fresh) if "stem_atrous" in name}
 
 
 def test_reference_dilated_keeps_its_fresh_convolutions(weights, save):
-    fresh = fresh_variables(layer4="reference_dilated")
-    variables = pretrained.load_encoder(save(weights), fresh, layer4="reference_dilated")
+    variables = load(save(weights), layer4="reference_dilated")
     blocks, convs = ("layer4_0", "layer4_1"), ("conv1", "conv2")
     assert untouched(variables) == {f"{b}/{c}" for b in blocks for c in convs}
 
@@ -136,7 +145,7 @@ def without(weights, name):
 )
 def test_files_for_another_encoder_are_refused_with_the_key(weights, save, change, line):
     with pytest.raises(InputError, match=line):
-        pretrained.load_encoder(save(change(weights)), fresh_variables(), layer4="standard")
+        load(save(change(weights)))
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth"])
@@ -202,7 +211,9 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
         state = train.start(config, checkpoints, model, tx, mesh)
         for variables in ({"params": state.params, "batch_stats": state.batch_stats}, state.ema):
             encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
-            expected = pretrained.load_encoder(config.model.pretrained, encoder, layer4="standard")
+            expected = pretrained.load_encoder(
+                config.model.pretrained, encoder, encoder=model.encoder
+            )
             jax.tree.map(np.testing.assert_array_equal, encoder, expected)
         average = jax.tree.leaves(state.ema["params"])
         buffers = [leaf.unsafe_buffer_pointer() for leaf in local(average)]

@@ -67,7 +67,9 @@ def test_predictions_at_ignored_pixels_change_nothing(truth, predicted, other):
 @every
 @given(labels, predictions)
 def test_device_counts_as_the_host_does(truth, predicted):
-    device = metrics.confusion_matrix(jnp.asarray(truth), jnp.asarray(predicted), num_classes=K)
+    device = metrics.confusion_matrix(
+        jnp.asarray(truth), jnp.asarray(predicted), num_classes=K, by_pixel=True
+    )
     np.testing.assert_array_equal(device, count(truth, predicted))
 
 

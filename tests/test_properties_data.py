@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from fixtures_coco import box, compressed, uncompressed, write_coco_folder
+from fixtures_coco import box, compressed, data_folder, uncompressed, write_coco_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from trashseg_jax.data import coco, painting, sampling
+from trashseg_jax.data import painting, sampling
+from trashseg_jax.data.formats import coco
 from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.data.records import load_features
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 
 law = settings(deadline=None, max_examples=60, derandomize=True, database=None)
@@ -96,8 +98,8 @@ def test_a_label_map_is_stored_and_read_without_loss(tmp_path_factory, label):
     )
     labels = {name: value for value, name in names.items()}
     class_map = ClassMap(tuple(map(str, range(IGNORE_LABEL))), labels)
-    (record,), _ = coco.read_coco(json_file, folder, class_map, skip_bad=False)
-    features = coco.load_features(record, num_classes=255, paint_order="area", skip_bad=False)
+    (record,), _ = coco.read_coco(json_file, data_folder(folder, class_map=class_map))
+    features = load_features(record, num_classes=255, skip_bad=False)
     stored = decode_label(features["label"])
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, label)

@@ -5,6 +5,7 @@ segmentation_models_pytorch publish: installing those would need torchvision, wh
 PyTorch lacks.
 """
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -174,8 +175,9 @@ def test_resnet_features_are_pytorchs(block, depths, options, height, width, tmp
     save_file(randomize(theirs), tmp_path / "weights.safetensors")
     image, tensor = random_image(height, width)
     # The convolutions that "reference_dilated" leaves fresh are loaded here too.
+    every_leaf = dataclasses.replace(ours, layer4="standard")
     variables = pretrained.load_encoder(
-        str(tmp_path / "weights.safetensors"), zeros(ours, image), layer4="standard"
+        str(tmp_path / "weights.safetensors"), zeros(ours, image), encoder=every_leaf
     )
     features = ours.apply(variables, image, train=False)
     for ours_at, theirs_at in zip(features, theirs(tensor), strict=True):
@@ -191,7 +193,7 @@ def test_unet_logits_are_those_of_segmentation_models_pytorch():
     weights = randomize(theirs)
     image, tensor = random_image(64, 96)
     leaves = traverse_util.flatten_dict(zeros(ours, image))
-    leaves = {path: take(weights, unet_name(path)) for path in leaves}
+    leaves = {path: take(weights, unet_name(path, encoder)) for path in leaves}
     assert all(name.endswith("num_batches_tracked") for name in weights)  # the others were taken
     logits = ours.apply(traverse_util.unflatten_dict(leaves), image, train=False)
     assert largest_error(logits, theirs(tensor)) < 1e-4
@@ -203,11 +205,11 @@ def take(weights, name):
     return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight
 
 
-def unet_name(path):
+def unet_name(path, encoder):
     """The key of a leaf in segmentation_models_pytorch's state_dict."""
     kind, part, *rest = path
     if part == "encoder":
-        return "encoder." + pretrained.torch_name((kind, *rest))
+        return "encoder." + pretrained.published_name((kind, *rest), encoder)
     leaf = pretrained.LEAVES[rest[-1]]
     if part == "head":
         return f"segmentation_head.0.{leaf}"

@@ -1,5 +1,6 @@
 """Config to data, model, loss and optimizer. Names resolve through plain dicts."""
 
+import dataclasses
 import math
 import os
 import threading
@@ -9,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -18,9 +18,12 @@ from jaxtyping import Float64
 from trashseg_jax import alphas, losses, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
+from trashseg_jax.data.formats import FORMATS
+from trashseg_jax.data.records import DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import pretrained, resnet, unet
+from trashseg_jax.models import pretrained, unet
+from trashseg_jax.models.encoders import ENCODERS
 from trashseg_jax.refine import dense, pool
 from trashseg_jax.settings import Config, choose
 
@@ -82,15 +85,15 @@ def build_data(config: Config) -> "Prepared":
     from trashseg_jax.data import builder  # TensorFlow
 
     data = config.data
+    given = {
+        "path": demo_folder(config) if data.name == "demo" else data_folder(config),
+        "class_map": taxonomy.load_class_map(data.class_map),
+    }
+    named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
     prepared = builder.prepare(
+        DataFolder(**given, **named),
         name=data.name,
-        folder=demo_folder(config) if data.name == "demo" else data_folder(config),
-        train_file=data.train_file,
-        val_file=data.val_file,
-        val_fraction=data.val_fraction,
-        class_map=taxonomy.load_class_map(data.class_map),
-        paint_order=data.paint_order,
-        skip_bad=data.skip_bad,
+        read=choose("data.format", data.format, FORMATS),
         cache_dir=cache_dir(config),
     )
     counts = [prepared.counts(split)[0].tobytes() for split in ("train", "val")]
@@ -118,12 +121,10 @@ def data_folder(config: Config) -> Path:
     return Path(config.data.dir).expanduser()
 
 
-def build_model(config: Config, *, num_classes: int) -> nn.Module:
+def build_model(config: Config, *, num_classes: int) -> unet.UNet:
     model = config.model
     dtype = choose("model.dtype", model.dtype, DTYPES)
-    choose("model.stem_pool", model.stem_pool, resnet.STEM_STRIDES)
-    choose("model.layer4", model.layer4, resnet.LAYER4_RATES)
-    encoder = choose("model.encoder", model.encoder, resnet.ENCODERS)(
+    encoder = choose("model.encoder", model.encoder, ENCODERS)(
         width=model.width,
         dtype=dtype,
         output_stride=model.output_stride,
@@ -132,7 +133,7 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
         multi_grid=tuple(model.multi_grid),
         remat=config.train.remat,
     )
-    encoder.plan()  # refuses options that exclude each other now, not when the run has begun
+    encoder.check_options()  # now, not when the run has begun
     return unet.UNet(
         encoder=encoder,
         num_classes=num_classes,
@@ -141,12 +142,11 @@ def build_model(config: Config, *, num_classes: int) -> nn.Module:
     )
 
 
-def load_pretrained(config: Config, variables: dict[str, Any]) -> dict[str, Any]:
+def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
-    model = config.model
-    encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
-    encoder = pretrained.load_encoder(model.pretrained, encoder, layer4=model.layer4)
-    return {kind: {**tree, "encoder": encoder[kind]} for kind, tree in variables.items()}
+    fresh = {kind: tree["encoder"] for kind, tree in variables.items()}
+    loaded = pretrained.load_encoder(config.model.pretrained, fresh, encoder=model.encoder)
+    return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
@@ -261,13 +261,8 @@ def stops_at_nan(config: Config) -> bool:
 
 
 def build_augment(config: Config) -> Callable[..., Any]:
-    options = config.data.augment
-    return augment.make_augment(
-        flip=options.flip,
-        brightness=options.brightness,
-        contrast=options.contrast,
-        saturation=options.saturation,
-    )
+    amounts = {name: config.data.augment[name] for name in augment.AUGMENTATIONS}
+    return augment.make_augment(**amounts)
 
 
 def build_crf(config: Config) -> pool.CrfPool:

@@ -6,25 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64
-from tqdm import tqdm
 
 from trashseg_jax import build, steps
 from trashseg_jax.data import sampling
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import Interrupted, RunError
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
+from trashseg_jax.models.unet import UNet
 from trashseg_jax.report import files, table
 from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.run.divergence import FiniteWatch
 from trashseg_jax.run.interrupts import StepBoundary
 from trashseg_jax.run.lock import RunLock
 from trashseg_jax.run.log import RunLog
+from trashseg_jax.run.progress import Progress
 from trashseg_jax.run.resume import Changes, check_resume
 from trashseg_jax.settings import Config
 
@@ -52,7 +52,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     train_step = build_train_step(config, model, tx, alpha)
     score = build_scorer(config, data, model, mesh, refine=False)
     score_last = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
-    derived = balance(data, alpha, image_weights)
+    device = sharding.describe_devices()
+    derived = {**balance(data, alpha, image_weights), "device": device}
 
     folder = workdir / "checkpoints"
     changes = check_resume(config, workdir, derived) if has_checkpoint(folder) else {}
@@ -61,14 +62,17 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         state = start(config, checkpoints, model, tx, mesh)
         first = checkpoints.latest_step or 0  # state.step would wait for the weights
         record_start(config, workdir, derived, changes)
-        print(f"{workdir}: {len(image_weights)} training images, from step {first} to {total}")
+        print(
+            f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
+            f"{device}"
+        )
         batches = train_batches(config, data, image_weights, start_step=first)
         watch = FiniteWatch(workdir) if build.stops_at_nan(config) else None
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
             StepBoundary(several_processes=jax.process_count() > 1) as boundary,
-            tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
+            Progress(first=first, total=total) as progress,
         ):
             if changes or first == 0:
                 log.write(first, {"changes": changes} if first else derived)
@@ -84,9 +88,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                 if logs:
                     rate = log.images_per_second(step, config.train.batch_size)
                     numbers = entry(scalars, schedule(step - 1), rate)
-                    shown = {"loss": f"{numbers['loss']:.3f}", "images_per_s": f"{rate:.1f}"}
-                    progress.set_postfix(shown, refresh=False)
-                    progress.update(step - progress.n)
+                    progress.show(step, loss=numbers["loss"], images_per_second=rate)
                     log.write(step, numbers)
                 if evaluates:
                     result = score(state)
@@ -135,12 +137,14 @@ def check_extras(config: Config, workdir: Path) -> None:
         model = build.build_model(config, num_classes=1)
         tx, _ = build.build_optimizer(config, steps=1)
         state = abstract_state(config, model, tx, sharding.make_mesh())
-        build.load_pretrained(config, {"params": state.params, "batch_stats": state.batch_stats})
+        build.load_pretrained(
+            config, model, {"params": state.params, "batch_stats": state.batch_stats}
+        )
 
 
 def build_train_step(
     config: Config,
-    model: nn.Module,
+    model: UNet,
     tx: optax.GradientTransformation,
     alpha: Float64[np.ndarray, "k"],
 ) -> Callable[..., Any]:
@@ -182,7 +186,7 @@ def record_start(config: Config, workdir: Path, derived: dict[str, Any], changes
 def start(
     config: Config,
     checkpoints: Checkpoints,
-    model: nn.Module,
+    model: UNet,
     tx: optax.GradientTransformation,
     mesh: Mesh,
 ) -> steps.TrainState:
@@ -193,12 +197,12 @@ def start(
     if not config.model.pretrained:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.load_pretrained(config, variables)
+    variables = build.load_pretrained(config, model, variables)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 
 def new_state(
-    config: Config, model: nn.Module, tx: optax.GradientTransformation, mesh: Mesh
+    config: Config, model: UNet, tx: optax.GradientTransformation, mesh: Mesh
 ) -> steps.TrainState:
     """Returns the state of step 0, random weights from `seed`, on every device."""
     init = jax.jit(

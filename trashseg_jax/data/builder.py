@@ -5,11 +5,10 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,23 @@ import numpy as np
 import tensorflow_datasets as tfds  # imports TensorFlow only when used
 from tqdm import tqdm
 
-from trashseg_jax.data import coco, painting
 from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.locks import locked
-from trashseg_jax.data.taxonomy import ClassMap
+from trashseg_jax.data.painting import PAINT_ORDERS
+from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
+from trashseg_jax.settings import choose
 
-FORMAT = 2  # part of the fingerprint: raise it when what is stored changes
+FORMAT = 3  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is to be prepared: validated records by split, and how their labels are painted."""
+    """What is to be prepared: validated records by split."""
 
     classes: tuple[str, ...]
-    splits: dict[str, list[coco.Record]]
-    problems: list[str]
-    paint_order: str
+    splits: Splits
     skip_bad: bool
 
 
@@ -43,12 +41,6 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
     """Photographs of trash with a label map each, from a folder in COCO's layout."""
 
     VERSION = tfds.core.Version("2.0.0")
-    BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name="demo", description="Rendered scenes; needs no download."),
-        tfds.core.BuilderConfig(name="aistage", description="Recycle Trash, the competition."),
-        tfds.core.BuilderConfig(name="taco", description="TACO, its 60 categories mapped."),
-        tfds.core.BuilderConfig(name="coco", description="Any COCO folder with a class map."),
-    ]
 
     def __init__(self, *, contents: Contents, **kwargs: Any):
         self.contents = contents
@@ -70,16 +62,16 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             ),
             disable_shuffling=True,  # the json's order
             metadata=tfds.core.MetadataDict(
-                classes=list(self.contents.classes), problems=self.contents.problems
+                classes=list(self.contents.classes), problems=self.contents.splits.problems
             ),
         )
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        return {name: self._generate_examples(name) for name in self.contents.splits}
+        return {name: self._generate_examples(name) for name in self.contents.splits.records}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        records, problems, clipped = self.contents.splits[split], [], 0
+        records, problems, clipped = self.contents.splits.records[split], [], 0
         counts = []
         for record, example in zip(records, self._load(records, split), strict=True):
             if isinstance(example, str):
@@ -98,15 +90,15 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
         metadata: Any = self.info.metadata
         metadata[split] = {"clipped": clipped, "problems": problems}
 
-    def _load(self, records: list[coco.Record], split: str) -> Iterator[dict[str, Any] | str]:
+    def _load(self, records: list[Record], split: str) -> Iterator[dict[str, Any] | str]:
         """Yields examples in order, loaded by as many processes as are worth it."""
         load = partial(
-            coco.load_features,
+            load_features,
             num_classes=len(self.contents.classes),
-            paint_order=self.contents.paint_order,
             skip_bad=self.contents.skip_bad,
         )
-        progress = partial(tqdm, total=len(records), desc=f"Preparing {split}", unit="image")
+        options = {"desc": f"Preparing {split}", "unit": "image", "disable": None}
+        progress = partial(tqdm, total=len(records), **options)
         workers = min(os.cpu_count() or 1, len(records) // RECORDS_PER_WORKER)
         if workers < 2:
             yield from progress(map(load, records))
@@ -181,37 +173,21 @@ class Prepared:
 
 
 def prepare(
-    *,
-    name: str,
-    folder: Path,
-    train_file: str,
-    val_file: str,
-    val_fraction: float,
-    class_map: ClassMap,
-    paint_order: str,
-    skip_bad: bool,
-    cache_dir: Path,
+    folder: DataFolder, *, name: str, read: Callable[[DataFolder], Splits], cache_dir: Path
 ) -> Prepared:
-    """Prepares the data set in `folder` unless this very one is in `cache_dir` already.
+    """Prepares the data set that `read` finds unless this very one is in `cache_dir` already.
 
     Raises InputError for what is wrong with the data, and then leaves no data in `cache_dir`. Nor
     does an interrupted preparation leave what looks finished: TFDS writes into a folder of
     another name and renames it at the end.
     """
-    if paint_order not in painting.PAINT_ORDERS:
-        raise InputError(
-            f"config.data.paint_order={paint_order!r}: must be one of "
-            f"{', '.join(painting.PAINT_ORDERS)}"
-        )
-    splits, problems = read_splits(
-        folder, train_file, val_file, class_map, val_fraction=val_fraction, skip_bad=skip_bad
-    )
-    options = (FORMAT, train_file, val_file, val_fraction, paint_order, skip_bad)
-    key = fingerprint(folder, splits, class_map, options=options)
-    target = cache_dir / "prepared" / f"{name}-{key}"
-    contents = Contents(class_map.classes, splits, problems, paint_order, skip_bad)
+    choose("data.paint_order", folder.paint_order, PAINT_ORDERS)
+    splits = read(folder)
+    target = cache_dir / "prepared" / f"{name}-{fingerprint(folder, splits)}"
     builder = TrashSegmentation(
-        contents=contents, config=name, data_dir=target, file_format="array_record"
+        contents=Contents(folder.class_map.classes, splits, folder.skip_bad),
+        data_dir=target,
+        file_format="array_record",
     )
     if not builder.data_path.exists():
         with locked(target):
@@ -227,53 +203,16 @@ def prepare(
     return Prepared(builder)
 
 
-def read_splits(
-    folder: Path,
-    train_file: str,
-    val_file: str,
-    class_map: ClassMap,
-    *,
-    val_fraction: float,
-    skip_bad: bool,
-) -> tuple[dict[str, list[coco.Record]], list[str]]:
-    """Returns the records of "train" and "val", and a line for each bad image left out.
-
-    Where both files are one, "val" are the images whose file names have the lowest hashes: the
-    json's order does not matter, and images that are added change little.
-    """
-    if train_file == val_file and not 0 < val_fraction < 1:
-        raise InputError(
-            f"config.data.val_fraction={val_fraction}: must be between 0 and 1, the share of the "
-            f"images of {folder / train_file} to hold out"
-        )
-    read = partial(coco.read_coco, folder=folder, class_map=class_map, skip_bad=skip_bad)
-    train, problems = read(folder / train_file)
-    if train_file != val_file:
-        val, more = read(folder / val_file)
-        return {"train": train, "val": val}, problems + more
-    by_hash = sorted(train, key=lambda record: hashlib.sha256(record.file_name.encode()).digest())
-    held_out = {record.id for record in by_hash[: round(len(train) * val_fraction)]}
-    return {
-        "train": [record for record in train if record.id not in held_out],
-        "val": [record for record in train if record.id in held_out],
-    }, problems
-
-
-def fingerprint(
-    folder: Path,
-    splits: dict[str, list[coco.Record]],
-    class_map: ClassMap,
-    *,
-    options: tuple[Any, ...],
-) -> str:
+def fingerprint(folder: DataFolder, splits: Splits) -> str:
     """Returns 16 hex digits that change with the annotations, the images or the options."""
-    digest = hashlib.sha256(repr((str(folder.resolve()), options)).encode())
-    digest.update(json.dumps([class_map.classes, dict(class_map.categories)]).encode())
-    for split, records in splits.items():
+    path = folder.path.resolve()  # by whatever name the folder was reached
+    digest = hashlib.sha256(repr((FORMAT, dataclasses.replace(folder, path=path))).encode())
+    for split, records in splits.records.items():
         digest.update(split.encode())
         for record in records:
-            stat = record.path.stat()
-            digest.update(repr((record, stat.st_size, stat.st_mtime_ns)).encode())
+            stats = [file.stat() for file in (record.path, *record.source.files)]
+            times = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+            digest.update(repr((record, times)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,8 +1,8 @@
-"""Weights of PyTorch ResNets, as timm and torchvision publish them, for our encoders."""
+"""Weights of PyTorch encoders, as timm and torchvision publish them, for ours."""
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import traverse_util
@@ -10,6 +10,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from trashseg_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from trashseg_jax.models.encoders import Encoder
 
 Weights = dict[str, np.ndarray]  # by PyTorch's names
 LeafPath = tuple[str, ...]  # in Flax's tree: ("params", "layer1_0", "conv1", "kernel")
@@ -23,25 +26,30 @@ LEAVES = {
 }
 # What other models put before an encoder's names.
 PREFIX = re.compile(r"^((module|model|backbone|encoder)\.)+")
-# A classifier, what a segmentation model holds besides its encoder, and PyTorch's step counts.
-UNUSED = re.compile(r"(fc|decoder|segmentation_head)\.|.*\.num_batches_tracked$")
+# What a segmentation model holds besides its encoder, and PyTorch's step counts.
+UNUSED = re.compile(r"(decoder|segmentation_head)\.|.*\.num_batches_tracked$")
 
 
-def load_encoder(source: str, variables: dict[str, Any], *, layer4: str) -> dict[str, Any]:
+def load_encoder(source: str, variables: dict[str, Any], *, encoder: "Encoder") -> dict[str, Any]:
     """Returns an encoder's `variables` (params, batch_stats) with the weights that `source` names.
 
-    `source` is a hub id or a .safetensors or .pth file. What no file has stays as it is: the
-    atrous stem and, for `layer4` "reference_dilated", layer4's 3x3 convolutions. Raises InputError,
-    naming the key, for weights that lack, that are left over or whose shape is another.
+    `source` is a hub id or a .safetensors or .pth file. What no file has, the encoder's fresh
+    leaves, stays as it is. Raises InputError, naming the key, for weights that are missing, that
+    are left over or whose shape is another.
     """
     named = {PREFIX.sub("", name, count=1): weight for name, weight in read(source).items()}
-    weights = {name: weight for name, weight in named.items() if not UNUSED.match(name)}
+    head = encoder.published_head + "."
+    weights = {
+        name: weight
+        for name, weight in named.items()
+        if not UNUSED.match(name) and not name.startswith(head)
+    }
     leaves: dict[LeafPath, Any] = dict(traverse_util.flatten_dict(variables))
     used = set()
     for path, leaf in leaves.items():
-        name = torch_name(path)
+        name = published_name(path, encoder)
         used.add(name)
-        if not is_fresh(path, leaf.shape, layer4=layer4):
+        if not encoder.is_fresh(path, leaf.shape):
             leaves[path] = convert(source, weights, name, leaf.shape)
     if unknown := sorted(weights.keys() - used):
         raise InputError(
@@ -51,18 +59,10 @@ def load_encoder(source: str, variables: dict[str, Any], *, layer4: str) -> dict
     return traverse_util.unflatten_dict(leaves)
 
 
-def is_fresh(path: LeafPath, shape: tuple[int, ...], *, layer4: str) -> bool:
-    """Says whether a leaf keeps its random initialisation."""
-    replaced = layer4 == "reference_dilated" and path[1].startswith("layer4_")
-    return path[1] == "stem_atrous" or (replaced and shape[:2] == (3, 3))
-
-
-def torch_name(path: LeafPath) -> str:
-    """Returns PyTorch's name of a leaf."""
-    _, *modules, leaf = path
-    name = ".".join([*modules, LEAVES[leaf]])
-    name = re.sub(r"(layer\d)_(\d+)", r"\1.\2", name)
-    return name.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1")
+def published_name(path: LeafPath, encoder: "Encoder") -> str:
+    """Returns what published files call a leaf, PyTorch's name of its kind at the end."""
+    module, _, leaf = encoder.published_name(path).rpartition(".")
+    return f"{module}.{LEAVES[leaf]}"
 
 
 def convert(source: str, weights: Weights, name: str, shape: tuple[int, ...]) -> np.ndarray:

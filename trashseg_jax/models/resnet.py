@@ -1,5 +1,6 @@
 """ResNet encoders (He et al. 2016), dilated on demand, that return the features a decoder needs."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,28 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
+from trashseg_jax.models.blocks import Features, conv, conv3, run_block
 from trashseg_jax.models.normalization import BatchNorm
 from trashseg_jax.models.pooling import max_pool
+from trashseg_jax.models.pretrained import LeafPath
+from trashseg_jax.settings import choose
 
-Features = list[Float[Array, "b _ _ _"]]
 Dilations = tuple[int, int]  # of a block's first 3x3 convolution and of those after it
-
-# Padding is explicit, never 'SAME': at stride 2 'SAME' samples other pixels than PyTorch's
-# convolutions do, and pretrained weights would give other features.
-conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
-
-
-def conv3(features: int, stride: int, dilation: int, *, dtype: Any, name: str) -> nn.Conv:
-    """Returns a 3x3 convolution whose padding keeps the size, but for the stride."""
-    return conv(
-        features,
-        (3, 3),
-        stride,
-        padding=dilation,
-        kernel_dilation=dilation,
-        dtype=dtype,
-        name=name,
-    )
 
 
 class BasicBlock(nn.Module):
@@ -107,18 +93,6 @@ class AtrousBlock(nn.Module):
         return nn.relu(x + norm(name="project_bn")(y))
 
 
-def run_block(block: nn.Module, *inputs: Any, train: bool, remat: bool) -> Any:
-    """Calls a block; with `remat` only its inputs are kept for the backward pass.
-
-    What happens in it is then computed a second time (Chen et al. 2016): memory for time.
-    """
-
-    def run(block, *inputs):
-        return block(*inputs, train=train)
-
-    return (nn.remat(run) if remat else run)(block, *inputs)
-
-
 class ResNet(nn.Module):
     """A ResNet without its classifier; docs/encoders.md explains its options.
 
@@ -138,6 +112,7 @@ class ResNet(nn.Module):
     layer4: str  # of LAYER4_RATES
     multi_grid: tuple[int, ...]
     remat: bool
+    published_head = "fc"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
@@ -166,7 +141,7 @@ class ResNet(nn.Module):
         convolution that had the stride keeps the dilation before it: so each takes the pixels that
         it took in the strided network (Chen et al. 2017, section 3.1).
         """
-        self._check()
+        self.check_options()
         reached, dilation, plan = STEM_STRIDES[self.stem_pool], 1, []
         for depth, stride in zip(self.blocks, (1, 2, 2, 2), strict=True):
             before = dilation
@@ -181,8 +156,10 @@ class ResNet(nn.Module):
         ]
         return plan
 
-    def _check(self) -> None:
-        """Raises InputError for options that exclude each other."""
+    def check_options(self) -> None:
+        """Raises InputError for options that are unknown or exclude each other."""
+        choose("model.stem_pool", self.stem_pool, STEM_STRIDES)
+        choose("model.layer4", self.layer4, LAYER4_RATES)
         natural = 8 * STEM_STRIDES[self.stem_pool]
         possible = [stride for stride in OUTPUT_STRIDES if stride <= natural]
         if self.output_stride not in possible:
@@ -203,12 +180,24 @@ class ResNet(nn.Module):
                 f"layer4's {depth} blocks; {(1,) * depth} changes nothing"
             )
 
+    def published_name(self, path: LeafPath) -> str:
+        """Returns the name in PyTorch's ResNets of a leaf's module and the leaf's own name."""
+        _, *modules, leaf = path
+        name = re.sub(r"(layer\d)_(\d+)", r"\1.\2", ".".join([*modules, leaf]))
+        return re.sub("downsample_(conv|bn)", lambda m: DOWNSAMPLE[m[1]], name)
+
+    def is_fresh(self, path: LeafPath, shape: tuple[int, ...]) -> bool:
+        """Says whether published weights leave this leaf as it was initialised."""
+        replaced = self.layer4 == "reference_dilated" and path[1].startswith("layer4_")
+        return path[1] == "stem_atrous" or (replaced and shape[:2] == (3, 3))
+
 
 OUTPUT_STRIDES = (8, 16, 32)
 STEM_STRIDES = {"max": 4, "atrous": 2, "none": 2}  # of what follows the stem
 LAYER4_RATES = {"standard": 1, "reference_dilated": 2}
+DOWNSAMPLE = {"conv": "downsample.0", "bn": "downsample.1"}
 
-ENCODERS = {
+FAMILY = {
     "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
     "resnet34": partial(ResNet, (3, 4, 6, 3), BasicBlock),
     "resnet50": partial(ResNet, (3, 4, 6, 3), Bottleneck),

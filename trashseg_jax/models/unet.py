@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) on a ResNet, as segmentation_models_pytorch builds it."""
+"""U-Net (Ronneberger et al. 2015) on any encoder, as segmentation_models_pytorch builds it."""
 
 from functools import partial
 from typing import Any
@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
+from trashseg_jax.models.blocks import conv, run_block
+from trashseg_jax.models.encoders import Encoder
 from trashseg_jax.models.normalization import BatchNorm
-from trashseg_jax.models.resnet import ResNet, conv, run_block
 from trashseg_jax.models.upsampling import UpConv
 
 
@@ -45,7 +46,7 @@ class UNet(nn.Module):
     are float32.
     """
 
-    encoder: ResNet
+    encoder: Encoder
     num_classes: int
     decoder_features: tuple[int, ...]
     dtype: Any

@@ -1,4 +1,4 @@
-"""Reads COCO folders: a json's validated records, and what is stored of each.
+"""Reads COCO folders: a json's validated records.
 
 Worker processes import this module: it needs neither jax nor tensorflow.
 """
@@ -15,15 +15,13 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt8
 
-from trashseg_jax.data.label_codec import encode_label
 from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
-from trashseg_jax.data.photos import MAX_PIXELS, read_photo
+from trashseg_jax.data.photos import MAX_PIXELS
+from trashseg_jax.data.records import SKIP_REMEDY, DataFolder, Label, Record, Splits, hold_out
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 from trashseg_jax.errors import InputError, show
 
-REMEDY = "or leave such images out with --config.data.skip_bad=True"
 STRUCTURE_REMEDY = "correct the file or export it again"
 
 _FIELDS: dict[str, dict[str, type]] = {
@@ -35,36 +33,49 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-    """An image of the json with its annotations; height and width are those after EXIF rotation."""
+class Annotations:
+    """An image's objects, to be painted into its label map (a `records.LabelSource`)."""
 
-    id: int
-    file_name: str
-    path: Path
-    height: int
-    width: int
-    annotations: tuple[Annotation, ...]
+    image: Path  # for messages
+    items: tuple[Annotation, ...]
+    paint_order: str
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return ()
+
+    def draw(self, *, height: int, width: int, num_classes: int) -> Label:
+        """Paints the label map; counts objects without crowds."""
+        for item in self.items:
+            if not (0 <= item.label < num_classes or item.label == IGNORE_LABEL):
+                raise InputError(
+                    f"{self.image}: annotation {item.id} has the label {item.label}; it must be "
+                    f"below the number of classes, {num_classes}, or {IGNORE_LABEL}"
+                )
+        size = {"height": height, "width": width}
+        classes = paint(self.items, **size, paint_order=self.paint_order)
+        labels = [item.label for item in self.items if not item.crowd]
+        objects = np.bincount(np.array(labels, np.uint8), minlength=256)[:num_classes]
+        clipped = sum(reaches_outside(item, **size) for item in self.items)
+        return Label(classes, objects.astype(np.int64), clipped)
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A record's encoded image and label map, and how much of each class they hold."""
-
-    record: Record
-    image: bytes  # a JPEG or PNG, RGB or grey, upright
-    label: UInt8[np.ndarray, "h w"]
-    clipped: int  # annotations that reach outside the image
-    pixel_counts: Int64[np.ndarray, "k"]
-    annotation_counts: Int64[np.ndarray, "k"]  # without crowds
+def read_splits(folder: DataFolder) -> Splits:
+    """Reads "train" and "val" from two json files, or holds a share of one out."""
+    if folder.train_file == folder.val_file and not 0 < folder.val_fraction < 1:
+        raise InputError(
+            f"config.data.val_fraction={folder.val_fraction}: must be between 0 and 1, the share "
+            f"of the images of {folder.path / folder.train_file} to hold out"
+        )
+    train, problems = read_coco(folder.path / folder.train_file, folder)
+    if folder.train_file == folder.val_file:
+        return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
+    val, more = read_coco(folder.path / folder.val_file, folder)
+    return Splits({"train": train, "val": val}, problems + more)
 
 
 def read_coco(
-    json_file: Path,
-    folder: Path,
-    class_map: ClassMap,
-    *,
-    skip_bad: bool,
-    check_images: bool = True,
+    json_file: Path, folder: DataFolder, *, check_images: bool = True
 ) -> tuple[list[Record], list[str]]:
     """Reads a COCO json's records in its order, and a line for each fault that was skipped.
 
@@ -74,14 +85,16 @@ def read_coco(
     """
     content = _read_json(json_file)
     _check_structure(content, json_file)
-    labels = _category_labels(content["categories"], class_map, json_file)
-    if check_images and not folder.is_dir():
-        raise InputError(f"{folder}: is no folder; the images of {json_file} must lie in it")
+    labels = _category_labels(content["categories"], folder.class_map, json_file)
+    if check_images and not folder.path.is_dir():
+        raise InputError(
+            f"{folder.path}: is not a folder; the images of {json_file} must lie in it"
+        )
     problems: list[str] = []
     bad: set[int | None] = set()
-    for image_id, fault in _faults(content, labels, folder, check_images):
-        if not skip_bad:
-            raise InputError(f"{json_file}: {fault}; correct it, {REMEDY}")
+    for image_id, fault in _faults(content, labels, folder.path, check_images):
+        if not folder.skip_bad:
+            raise InputError(f"{json_file}: {fault}; correct it, {SKIP_REMEDY}")
         if image_id is None or image_id not in bad:  # one line an image
             problems.append(f"{json_file}: {fault}")
         bad.add(image_id)
@@ -89,71 +102,6 @@ def read_coco(
     if not records:
         raise InputError(f"{json_file}: no image is left to use; the first fault: {problems[0]}")
     return records, problems
-
-
-def load_example(record: Record, *, num_classes: int, paint_order: str) -> Example:
-    """Reads and fully decodes a record's image, and paints its label map.
-
-    Raises InputError for an image that can't be used or has another size than the json says, and
-    for a label out of range.
-    """
-    for annotation in record.annotations:
-        if not (0 <= annotation.label < num_classes or annotation.label == IGNORE_LABEL):
-            raise InputError(
-                f"{record.path}: annotation {annotation.id} has the label {annotation.label}; it "
-                f"must be below the number of classes, {num_classes}, or {IGNORE_LABEL}"
-            )
-    image = _read_image(record)
-    size = {"height": record.height, "width": record.width}
-    label = paint(record.annotations, **size, paint_order=paint_order)
-    labels = [annotation.label for annotation in record.annotations if not annotation.crowd]
-    return Example(
-        record=record,
-        image=image,
-        label=label,
-        clipped=sum(reaches_outside(annotation, **size) for annotation in record.annotations),
-        pixel_counts=_count(label.ravel(), num_classes),
-        annotation_counts=_count(np.array(labels, np.uint8), num_classes),
-    )
-
-
-def load_features(
-    record: Record, *, num_classes: int, paint_order: str, skip_bad: bool
-) -> dict[str, Any] | str:
-    """Returns what a prepared data set stores, the label map as run lengths, and `clipped`.
-
-    A bad image raises InputError, or under `skip_bad` gives the line that says what is wrong.
-    """
-    try:
-        example = load_example(record, num_classes=num_classes, paint_order=paint_order)
-    except InputError as error:
-        fault = f"{error} (image {record.id})"
-        if skip_bad:
-            return fault
-        raise InputError(f"{fault}, {REMEDY}") from error
-    return {
-        "image": example.image,
-        "label": encode_label(example.label),
-        "id": record.id,
-        "file_name": record.file_name,
-        "pixel_counts": example.pixel_counts,
-        "annotation_counts": example.annotation_counts,
-        "clipped": example.clipped,
-    }
-
-
-def _read_image(record: Record) -> bytes:
-    size, encoded = read_photo(record.path)
-    if size != (record.width, record.height):
-        raise InputError(
-            f"{record.path}: is {size[0]} wide and {size[1]} high (EXIF rotation applied); the "
-            f"json says {record.width} and {record.height}; correct either"
-        )
-    return encoded
-
-
-def _count(labels: UInt8[np.ndarray, "n"], num_classes: int) -> Int64[np.ndarray, "k"]:
-    return np.bincount(labels, minlength=256)[:num_classes].astype(np.int64)
 
 
 # The json
@@ -237,7 +185,7 @@ def _category_labels(
 
 
 def _records(
-    content: dict[str, Any], labels: dict[int, int], folder: Path, bad: set[int | None]
+    content: dict[str, Any], labels: dict[int, int], folder: DataFolder, bad: set[int | None]
 ) -> list[Record]:
     annotations = {image["id"]: [] for image in content["images"] if image["id"] not in bad}
     for item in content["annotations"]:
@@ -247,10 +195,13 @@ def _records(
         Record(
             id=image["id"],
             file_name=image["file_name"],
-            path=folder / image["file_name"],
-            height=image["height"],
-            width=image["width"],
-            annotations=tuple(annotations[image["id"]]),
+            path=folder.path / image["file_name"],
+            size=(image["height"], image["width"]),
+            source=Annotations(
+                folder.path / image["file_name"],
+                tuple(annotations[image["id"]]),
+                folder.paint_order,
+            ),
         )
         for image in content["images"]
         if image["id"] in annotations

@@ -1,0 +1,126 @@
+"""A data set's images with their labels, whatever format they were read from, and what is stored.
+
+Worker processes import this module: it needs neither jax nor tensorflow.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from trashseg_jax.data.label_codec import encode_label
+from trashseg_jax.data.photos import read_photo
+from trashseg_jax.data.taxonomy import ClassMap
+from trashseg_jax.errors import InputError
+
+SKIP_REMEDY = "or leave such images out with --config.data.skip_bad=True"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFolder:
+    """A data set on disk, as `config.data` names it; the fields are explained there."""
+
+    path: Path
+    class_map: ClassMap
+    train_file: str
+    val_file: str
+    val_fraction: float
+    paint_order: str
+    skip_bad: bool
+
+
+class Label(NamedTuple):
+    """A label map, the objects of each class in it, and how many reached outside the image."""
+
+    classes: UInt8[np.ndarray, "h w"]
+    objects: Int64[np.ndarray, "k"]
+    clipped: int
+
+
+@runtime_checkable
+class LabelSource(Protocol):
+    """Where an image's label map comes from; each format has its own."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files besides the image that the label is read from when it is drawn."""
+        ...
+
+    def draw(self, *, height: int, width: int, num_classes: int) -> Label:
+        """Returns the label of an upright image of that size; raises InputError if it can't."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """An image and where its label comes from."""
+
+    id: int
+    file_name: str
+    path: Path
+    size: tuple[int, int] | None  # height and width after EXIF rotation; None: the image's own
+    source: LabelSource
+
+
+class Splits(NamedTuple):
+    """What a format's reader returns: records by split, and a line for each that was skipped."""
+
+    records: dict[str, list[Record]]
+    problems: list[str]
+
+
+def hold_out(records: Sequence[Record], *, val_fraction: float) -> dict[str, list[Record]]:
+    """Splits one list of records into "train" and "val".
+
+    "val" are the images whose file names have the lowest hashes: the list's order does not matter,
+    and images that are added change little.
+    """
+    by_hash = sorted(records, key=lambda record: hashlib.sha256(record.file_name.encode()).digest())
+    held_out = {record.id for record in by_hash[: round(len(records) * val_fraction)]}
+    return {
+        "train": [record for record in records if record.id not in held_out],
+        "val": [record for record in records if record.id in held_out],
+    }
+
+
+def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[str, Any] | str:
+    """Returns what a prepared data set stores, the label map as run lengths, and `clipped`.
+
+    A bad image raises InputError, or under `skip_bad` gives the line that says what is wrong.
+    """
+    try:
+        image, label = load_example(record, num_classes=num_classes)
+    except InputError as error:
+        fault = f"{error} (image {record.id})"
+        if skip_bad:
+            return fault
+        raise InputError(f"{fault}, {SKIP_REMEDY}") from error
+    counts = np.bincount(label.classes.ravel(), minlength=256)[:num_classes]
+    return {
+        "image": image,
+        "label": encode_label(label.classes),
+        "id": record.id,
+        "file_name": record.file_name,
+        "pixel_counts": counts.astype(np.int64),
+        "annotation_counts": label.objects,
+        "clipped": label.clipped,
+    }
+
+
+def load_example(record: Record, *, num_classes: int) -> tuple[bytes, Label]:
+    """Returns a record's image, an upright RGB or grey JPEG or PNG, and its label.
+
+    Raises InputError for an image that can't be used or has another size than its record says.
+    """
+    (width, height), image = read_photo(record.path)
+    if record.size not in (None, (height, width)):
+        said = record.size or ()
+        raise InputError(
+            f"{record.path}: is {width} wide and {height} high (EXIF rotation applied); the "
+            f"json says {said[1]} and {said[0]}; correct either"
+        )
+    return image, record.source.draw(height=height, width=width, num_classes=num_classes)

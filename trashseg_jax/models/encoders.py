@@ -1,0 +1,44 @@
+"""What a U-Net needs of an encoder, and the encoders there are."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from trashseg_jax.models import resnet
+from trashseg_jax.models.blocks import Features
+from trashseg_jax.models.pretrained import LeafPath
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A Flax module that returns its input and features at rising strides.
+
+    The last one's stride is `output_stride`; neighbours' differ by a factor of two or not at all.
+    With `remat` its blocks, and the decoder's, are computed again in the backward pass.
+    """
+
+    output_stride: int
+    remat: bool
+    published_head: str  # what published files call the classifier, which is left out
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features: ...
+
+    def check_options(self) -> None:
+        """Raises InputError for options that it lacks or that exclude each other."""
+        ...
+
+    def published_name(self, path: LeafPath) -> str:
+        """Returns what published files call a leaf of its variables (see pretrained.LEAVES)."""
+        ...
+
+    def is_fresh(self, path: LeafPath, shape: tuple[int, ...]) -> bool:
+        """Says whether published weights leave this leaf as it was initialised."""
+        ...
+
+
+# What config.model.encoder may be. Each makes an Encoder of the options of `config.model` that are
+# an encoder's: width, output_stride, stem_pool, layer4, multi_grid, and dtype and remat.
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    **resnet.FAMILY,
+}
