@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Integer
 from tqdm import tqdm
 
-from trashseg_jax import build, metrics, steps
+from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.refine import pool
@@ -45,13 +45,17 @@ class Evaluation:
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     """Scores a checkpoint of the run in `workdir`, writes its reports, returns its metrics."""
+    remedy = "copy the run to a folder that can be written, and pass that as --workdir"
+    folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
     data = build.build_data(config)
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
     state = restore(config, workdir, model, tx, mesh)
     score = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
-    return write_reports(config, workdir, data, score(state), step=int(state.step))
+    result = score(state)
+    with folders.explained(workdir, remedy):
+        return write_reports(config, workdir, data, result, step=int(state.step))
 
 
 def restore(

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64
 
-from trashseg_jax import build, steps
+from trashseg_jax import build, folders, steps
 from trashseg_jax.data import sampling
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import Interrupted, RunError
@@ -22,7 +22,7 @@ from trashseg_jax.report import files, table
 from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.run.divergence import FiniteWatch
 from trashseg_jax.run.interrupts import StepBoundary
-from trashseg_jax.run.lock import RunLock
+from trashseg_jax.run.lock import REMEDY, RunLock
 from trashseg_jax.run.log import RunLog
 from trashseg_jax.run.progress import Progress
 from trashseg_jax.run.resume import Changes, check_resume
@@ -42,7 +42,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     sharding.check_batch_size(
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
-    check_extras(config, workdir)  # before the data are prepared, which can take long
+    # Before the data are prepared, which can take long.
+    folders.check_writable(workdir, REMEDY)
+    check_extras(config, workdir)
     data = build.build_data(config)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
@@ -97,6 +99,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write(step, {"miou": miou, "iou": figures["iou"]})
                 if evaluates or saves or stops:
+                    log.sync()
                     checkpoints.save(state, miou=miou)
                     log.restart_clock(step)
                 if stops and step < total:

@@ -117,8 +117,8 @@ def leave(code: int) -> NoReturn:
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)  # first: another one ends it at once
     jax = sys.modules.get("jax")  # a wrong flag ends before it is imported
-    several = jax is not None and jax.distributed.is_initialized()
-    if several and jax.process_index() == 0:
+    several = bool(jax and jax.distributed.is_initialized())
+    if jax and several and jax.process_index() == 0:
         time.sleep(FAREWELL_SECONDS)  # the others end with it: let them show their own error
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class RunLog:
         rate = (step - self._step) * batch_size / (now - self._time)
         self._step, self._time = step, now
         return rate
+
+    def sync(self) -> None:
+        """Waits until the entries are on the disk: no checkpoint is to outlive those before it."""
+        if self._enabled:
+            os.fsync(self._file.fileno())
 
     def restart_clock(self, step: int) -> None:
         """Leaves what was done since the last entry, an evaluation say, out of the rate."""
