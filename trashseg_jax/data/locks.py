@@ -49,7 +49,7 @@ def _open(path: Path) -> IO:
     """Opens the lock of `path`: to be read where it is another user's, which does as well."""
     lock = path.with_name(path.name + ".lock")
     try:
-        return lock.open("a")
+        return lock.open("a+")  # NFS: to be read for LOCK_SH, written for LOCK_EX
     except OSError as error:
         try:
             return lock.open("r")
