@@ -10,8 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).parent.parent))
-
 from trashseg_jax import folders
 from trashseg_jax.data import copies
 from trashseg_jax.errors import InputError

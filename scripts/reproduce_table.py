@@ -27,10 +27,9 @@ from typing import Any, NamedTuple
 from absl import flags as absl_flags
 from ml_collections.config_flags import config_flags
 
-sys.path.insert(1, str(Path(__file__).parent.parent))
-
-from configs import run as stored_run
+from trashseg_jax import main as command_line
 from trashseg_jax import settings
+from trashseg_jax.configs import run as stored_run
 from trashseg_jax.errors import InputError
 from trashseg_jax.report.files import write_text
 from trashseg_jax.settings import Config
@@ -75,10 +74,11 @@ DATA_NOTES = {
 }
 
 
-# What no figure depends on: where things are kept, what is written on the way, what only waits.
+# What no figure depends on: where things are kept, what is written on the way, what only waits,
+# and whether there are figures after a CRF besides.
 WITHOUT_EFFECT = (
     *("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
-    *("crf.workers", "crf.timeout"),
+    *("crf.workers", "crf.timeout", "crf.enabled", "eval.tag"),
 )
 SHOWN = 4  # differences that an error names
 
@@ -93,21 +93,24 @@ class Score(NamedTuple):
 
 def main() -> None:
     options, extra = parse_arguments(sys.argv[1:])
-    out = Path(options.out or f"runs/table-{options.dataset}")
-    runs = [
-        (experiment, out / f"{experiment.config}-seed{seed}", run_flags(options, experiment, seed))
-        for seed in range(options.seeds)
-        for experiment in EXPERIMENTS
-    ]
     try:
-        set_others_aside(
-            {workdir: [*flags, *extra] for _, workdir, flags in runs}, retrain=options.retrain
-        )
+        make_table(options, extra)
     except InputError as error:
         sys.exit(f"error: {error}")
+
+
+def make_table(options: argparse.Namespace, extra: list[str]) -> None:
+    """Runs what has not been run yet, and writes the table."""
+    out = Path(options.out or f"runs/table-{options.dataset}")
+    runs = [
+        (e, out / f"{e.config}-seed{seed}", [*run_flags(options, e, seed), *extra])
+        for seed in range(options.seeds)
+        for e in EXPERIMENTS
+    ]
+    set_others_aside({workdir: flags for _, workdir, flags in runs}, retrain=options.retrain)
     figures = {experiment: [] for experiment in EXPERIMENTS}
     for experiment, workdir, flags in runs:
-        figures[experiment].append(run_experiment(experiment, workdir, [*flags, *extra]))
+        figures[experiment].append(run_experiment(experiment, workdir, flags))
     write_tables(out, figures, dataset=options.dataset)
     print((out / "table.md").read_text())
 
@@ -190,13 +193,16 @@ def config_of(flags: list[str]) -> Config:
     values, arguments = absl_flags.FlagValues(), ["reproduce_table", *flags]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:
+        command_line.check_overrides(arguments)
         values(arguments, known_only=True)
         config = values["config"].value
         settings.resolve_config(
             config, overridden=config_flags.get_override_values(values["config"])
         )
     except absl_flags.Error as error:
-        raise InputError(str(error).strip().splitlines()[-1]) from error
+        # An InputError of a config file comes as the last line of a traceback.
+        last_line = str(error).strip().splitlines()[-1]
+        raise InputError(last_line.rpartition("InputError: ")[2]) from error
     return config
 
 
@@ -215,23 +221,32 @@ def comparable(config: Config) -> dict[str, Any]:
 def run_experiment(experiment: Experiment, workdir: Path, flags: list[str]) -> dict[str, Any]:
     """Trains, or scores with the CRF, unless that is done already; returns the row's figures."""
     key = "crf" if experiment.refined else "iou"
-    if key not in finished_figures(workdir, flags):
+    figures = find_figures(workdir, flags, key=key)
+    if figures is None:
         mode = ["--mode=evaluate", "--config.crf.enabled=True"] if experiment.refined else []
         command = [sys.executable, "-m", "trashseg_jax.main", f"--workdir={workdir.resolve()}"]
         run_to_the_end([*command, *flags, *mode])
-    figures = json.loads((workdir / "metrics.json").read_text())
+        figures = find_figures(workdir, flags, key=key)
+    if figures is None:
+        raise InputError(f"{workdir}: the run has ended without the figures of its last step")
     return figures["crf"] if experiment.refined else figures
 
 
-def finished_figures(workdir: Path, flags: list[str]) -> dict[str, Any]:
-    """Returns the figures of the run's end, {} where it has not come there yet."""
-    path = workdir / "metrics.json"
-    figures = json.loads(path.read_text()) if path.exists() else {}
+def find_figures(workdir: Path, flags: list[str], *, key: str) -> dict[str, Any] | None:
+    """Returns figures of the run's end with these settings that have `key`, if there are any.
+
+    In its own folder, and in those of later evaluations.
+    """
+    config = config_of(flags)
     saved = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdecimal()]
-    # Figures of an earlier, shorter run in this folder, or of another split, are none of its end.
-    last = max([config_of(flags).train.steps, *saved])
-    same = figures.get("split") == config_of(flags).eval.split
-    return figures if same and figures["step"] >= last else {}
+    # The run's may be of a shorter training in this folder, a longer one of which was killed.
+    last = max([config.train.steps, *saved])
+    for path in (workdir / "metrics.json", *sorted(workdir.glob("evaluations/*/metrics.json"))):
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        same = figures.get("split") == config.eval.split and not differences(path.parent, flags)
+        if same and key in figures and figures["step"] >= last:
+            return figures
+    return None
 
 
 def run_to_the_end(command: list[str]) -> None:

@@ -77,8 +77,8 @@ def test_files_hold_every_row_and_the_findings(tmp_path):
 class Runs:
     """Stands in for the runs: notes their commands, and leaves what they would."""
 
-    def __init__(self, stop_at=None):
-        self.commands, self.stop_at = [], stop_at
+    def __init__(self, stop_at=None, evaluations="."):
+        self.commands, self.stop_at, self.evaluations = [], stop_at, evaluations
 
     def __call__(self, command):
         self.commands.append(command)
@@ -88,8 +88,9 @@ class Runs:
         result = figures() | {"step": config.train.steps, "split": config.eval.split}
         if "--mode=evaluate" in command:
             result["crf"] = figures()
-        else:
-            write_json(workdir / "config.json", {**config.to_dict(), "derived": {}})
+            workdir = workdir / self.evaluations
+            workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", {**config.to_dict(), "derived": {}})
         write_json(workdir / "metrics.json", result)
         if len(self.commands) == self.stop_at:
             raise KeyboardInterrupt
@@ -101,9 +102,10 @@ def run_script(monkeypatch, out, runs, *arguments):
     script.main()
 
 
-def test_interrupted_table_goes_on_where_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("evaluations", [".", "evaluations/val-1000"])
+def test_interrupted_table_goes_on_where_it_was(tmp_path, monkeypatch, evaluations):
     """Runs that have their metrics are not run again; the CRF row scores the third one's run."""
-    runs = Runs(stop_at=4)
+    runs = Runs(stop_at=4, evaluations=evaluations)
     with pytest.raises(KeyboardInterrupt):
         run_script(monkeypatch, tmp_path, runs, "--seeds=1", "--", "--x=1")
     # What no figure depends on may differ.
@@ -173,6 +175,28 @@ def test_figures_of_a_shorter_run_or_another_split_are_not_taken_over(tmp_path, 
     run_script(monkeypatch, tmp_path, runs, "--seeds=1")
     again = [Path(c[3].partition("=")[2]).name for c in runs.commands[6:]]
     assert again == ["reference-seed0", "focal-seed0"]
+
+
+@pytest.mark.parametrize("flag", ["--config.train.stepz=3", "--config.train.steps=many"])
+def test_wrong_flag_is_one_line_before_anything_is_run(tmp_path, monkeypatch, flag):
+    runs = Runs()
+    with pytest.raises(SystemExit, match=r"^error: ") as refusal:
+        run_script(monkeypatch, tmp_path, runs, "--seeds=1", "--", flag)
+    assert flag.partition("=")[0].rpartition(".")[2] in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not runs.commands
+
+
+def test_crf_figures_of_other_settings_are_not_taken_over(tmp_path, monkeypatch):
+    """As where somebody has scored the run with another CRF by hand."""
+    runs = Runs(evaluations="evaluations/val-1000")
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    path = tmp_path / "focal_balanced-seed0" / runs.evaluations / "config.json"
+    config = json.loads(path.read_text())
+    config["crf"]["iterations"] += 1
+    write_json(path, config)
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    assert ["--mode=evaluate" in command for command in runs.commands[6:]] == [True]
 
 
 def test_run_without_a_config_is_refused(tmp_path, monkeypatch):

@@ -46,7 +46,8 @@ class Evaluation:
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     """Scores a checkpoint of the run in `workdir`, writes its reports, returns its metrics."""
     remedy = "copy the run to a folder that can be written, and pass that as --workdir"
-    folders.check_writable(workdir, remedy)  # before the images are scored
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
     data = build.build_data(config)
     model = build.build_model(config, num_classes=len(data.classes))

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 
 from trashseg_jax import build, folders, steps
 from trashseg_jax.data import sampling
-from trashseg_jax.devices import sharding
+from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import Interrupted, RunError
 from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
 from trashseg_jax.models.unet import UNet
@@ -43,7 +43,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
     # Before the data are prepared, which can take long.
-    folders.check_writable(workdir, REMEDY)
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, REMEDY)
     check_extras(config, workdir)
     data = build.build_data(config)
     alpha = build.build_alpha(config, data)
@@ -118,6 +119,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 def owned(workdir: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out; tells what the file system refuses."""
     with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        processes.wait_for_all("run.lock")  # which may be a killed run's, and take minutes
         try:
             yield
         except OSError as error:

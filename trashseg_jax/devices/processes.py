@@ -108,6 +108,15 @@ def check_same(what: str, content: bytes, *, remedy: str) -> None:
         raise InputError(f"{what}: process {others[0]} has another than process 0; {remedy}")
 
 
+def wait_for_all(what: str) -> None:
+    """Returns when every process of the run has come here."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(what)
+
+
 def leave(code: int) -> NoReturn:
     """Ends this process after an error; one of several does so without waiting for the others.
 
