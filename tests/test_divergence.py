@@ -2,9 +2,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from trashseg_jax import build, train
 from trashseg_jax.errors import RunError
 from trashseg_jax.run import divergence
-from trashseg_jax.run.divergence import FiniteWatch, check_skipped
+from trashseg_jax.run.divergence import FiniteWatch, check_skipped, save_batch
 
 
 def scalars(finite, skipped=0):
@@ -46,3 +47,15 @@ def test_run_with_most_updates_left_out_is_no_success():
     check_skipped(50, steps=100)
     with pytest.raises(RunError, match=r"^step 100: 51 of 100 updates.*learning_rate"):
         check_skipped(51, steps=100)
+
+
+def test_all_of_a_training_batch_is_saved(tiny_config, prepared, tmp_path):
+    """Its crops too, without which the step cannot be repeated."""
+    config = tiny_config()
+    weights = build.build_image_weights(config, prepared)
+    batch = next(train.train_batches(config, prepared, weights, start_step=1))
+    save_batch(tmp_path / "batch.npz", batch)
+    with np.load(tmp_path / "batch.npz") as saved:
+        assert set(saved.files) == batch.keys() >= {"image", "label", "id", "crop"}
+        for key, value in batch.items():
+            np.testing.assert_array_equal(saved[key], value)

@@ -23,6 +23,7 @@ from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.refine import dense
 from trashseg_jax.report import table
+from trashseg_jax.run.checkpoint import Checkpoints
 from trashseg_jax.run.lock import RunLock
 
 
@@ -314,6 +315,29 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         evaluate.evaluate(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize("chosen", ["latest", "best"])
+def test_evaluating_beside_a_training_takes_what_is_left_of_its_checkpoints(
+    whole_run, tiny_config, tmp_path, monkeypatch, capsys, chosen
+):
+    """The training removes the one that was chosen just before it is read."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = tiny_config()
+    config.eval.checkpoint = chosen
+    read, removed = Checkpoints._read, []
+
+    def rotate_once(self, step, like):
+        if not removed:
+            removed.append(step)
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+        return read(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "_read", rotate_once)
+    taken = int(final_state(config, workdir).step)
+    assert {taken, *removed} == {2, 4}
+    line = f"{workdir}/checkpoints/{removed[0]}: was removed while it was read"
+    assert line in capsys.readouterr().out
 
 
 def test_resuming_with_another_shape_or_optimizer_is_refused(whole_run, tiny_config):

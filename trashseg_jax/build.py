@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Float64
 
-from trashseg_jax import alphas, losses, optim
+from trashseg_jax import alphas, folders, losses, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
@@ -77,8 +76,7 @@ def cache_dir(config: Config) -> Path:
     """Returns where prepared data lies."""
     if config.data.cache_dir:
         return Path(config.data.cache_dir).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "trashseg_jax"
+    return folders.user_cache()
 
 
 def build_data(config: Config) -> "Prepared":
@@ -108,8 +106,15 @@ def demo_folder(config: Config) -> Path:
     arguments = config.data.demo.to_dict()
     name = "demo-" + "-".join(f"{key}{value}" for key, value in arguments.items())
     folder = Path(config.data.dir) if config.data.dir else cache_dir(config) / name
-    with locks.locked(folder):
-        scenes.render_demo(folder, **arguments)
+    option = "data.dir" if config.data.dir else "data.cache_dir"
+    with folders.explained(folder, f"name another folder with --config.{option}"):
+        lock = locks.ensure(
+            folder,
+            is_there=partial(scenes.is_rendered, folder, **arguments),
+            make=partial(scenes.render_demo, folder, **arguments),
+        )
+    if lock:
+        lock.close()
     return folder
 
 

@@ -17,13 +17,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Integer
 from tqdm import tqdm
 
-from trashseg_jax import build, metrics, steps
+from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.data import audit
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
-from trashseg_jax.run.checkpoint import Checkpoints
+from trashseg_jax.run.checkpoint import Checkpoints, Gone
 from trashseg_jax.run.identity import check_identity
 from trashseg_jax.settings import Config, choose
 
@@ -54,6 +54,9 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     They and the reports are in `evaluation_folder`; the run's own files stay as they are.
     """
     # Checks that need no data.
+    remedy = "copy the run to a folder that can be written, and pass that as --workdir"
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
     check_tag(config)
     check_identity(config, workdir)
@@ -75,7 +78,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     figures = summarize(config, data, result, step=step, skipped=skipped, warnings=warnings)
     if jax.process_index() == 0:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
-        with files.replaced_folder(folder) as folder:
+        with folders.explained(workdir, remedy), files.replaced_folder(folder) as folder:
             write_reports(folder, figures, result.samples, log=workdir / "log.jsonl")
             files.write_json(folder / "config.json", config.to_dict())
     return figures
@@ -109,12 +112,17 @@ def restore(
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; give the --workdir of a run")
     with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=False) as checkpoints:
-        choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
-        choices |= {str(step): step for step in checkpoints.steps}
-        step = choose("eval.checkpoint", str(config.eval.checkpoint), choices)
-        if step is None:
-            raise InputError(f"{folder}: holds no checkpoint; train first")
-        return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
+        like = abstract_state(config, model, tx, mesh)
+        while True:
+            choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
+            choices |= {str(step): step for step in checkpoints.steps}
+            step = choose("eval.checkpoint", str(config.eval.checkpoint), choices)
+            if step is None:
+                raise InputError(f"{folder}: holds no checkpoint; train first")
+            try:
+                return checkpoints.restore(step, like)
+            except Gone as gone:
+                print(f"{gone}; taking the {config.eval.checkpoint} of those that are left")
 
 
 def abstract_state(

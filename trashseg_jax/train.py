@@ -13,9 +13,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64, UInt8
 
-from trashseg_jax import build, steps
+from trashseg_jax import build, folders, steps
 from trashseg_jax.data import audit, sampling
-from trashseg_jax.devices import sharding
+from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.evaluate import (
     Evaluation,
@@ -30,7 +30,7 @@ from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.run.divergence import FiniteWatch, check_skipped
 from trashseg_jax.run.identity import Identity, identify
 from trashseg_jax.run.interrupts import StepBoundary
-from trashseg_jax.run.lock import RunLock
+from trashseg_jax.run.lock import REMEDY, RunLock
 from trashseg_jax.run.log import RunLog
 from trashseg_jax.run.progress import Progress
 from trashseg_jax.run.resume import Changes, check_resume, find_changes
@@ -55,6 +55,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     sharding.check_batch_size(
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, REMEDY)
     check_resume(config, workdir)
     identity = identify(config)
     stops_at_nan = build.stops_at_nan(config)
@@ -133,13 +135,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write_evaluation(step, figures, draw_pictures(result, data))
                 if evaluates or saves or stops:
+                    log.sync()
                     checkpoints.save(state, miou=miou)
                     log.restart_clock(step)
                 if stops and step < total:
                     checkpoints.wait()
                     raise Interrupted(
-                        f"{boundary.name}: saved after step {step} of {total}; the same command "
-                        f"with --workdir={workdir} goes on from there"
+                        boundary.number,
+                        f"saved after step {step} of {total}; the same command with "
+                        f"--workdir={workdir} goes on from there",
                     )
 
         # The figures and the page.
@@ -157,6 +161,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 def hold_folder(workdir: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out; tells what the file system refuses."""
     with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        processes.wait_for_all("run.lock")  # which may be a killed run's, and take minutes
         try:
             yield
         except OSError as error:
@@ -271,10 +276,8 @@ def restore_or_begin(
     published: dict[str, Any] | None,
 ) -> steps.TrainState:
     """Returns the latest checkpoint's state; where there is none a new one, perhaps pretrained."""
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
-        if state is not None:
-            return state
+    if has_checkpoint(checkpoints.folder):
+        return checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
     state = new_state(config, model, tx, mesh)
     if published is None:
         return state

@@ -11,14 +11,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow_datasets as tfds  # imports TensorFlow only when used
 from tqdm import tqdm
 
+from trashseg_jax import folders
+from trashseg_jax.data import copies, locks
 from trashseg_jax.data.host_tensorflow import tf
-from trashseg_jax.data.locks import locked
 from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
@@ -139,9 +140,10 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared data set on disk."""
+    """A prepared data set on disk, which nobody removes as long as this is alive."""
 
     builder: Any
+    lock: IO | None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -185,8 +187,7 @@ def prepare(
     """Prepares the data set that `read` finds unless this very one is in `cache_dir` already.
 
     Raises InputError for what is wrong with the data, and then leaves no data in `cache_dir`. Nor
-    does an interrupted preparation leave what looks finished: TFDS writes into a folder of
-    another name and renames it at the end.
+    does an interrupted preparation leave what looks finished.
     """
     choose("data.paint_order", folder.paint_order, PAINT_ORDERS)
     splits = read(folder)
@@ -196,18 +197,16 @@ def prepare(
         data_dir=target,
         file_format="array_record",
     )
-    if not builder.data_path.exists():
-        with locked(target):
-            if not builder.data_path.exists():  # another run may have prepared it meanwhile
-                shutil.rmtree(target, ignore_errors=True)  # what a killed one left
-                try:
-                    _generate(builder)
-                except BaseException:
-                    shutil.rmtree(target, ignore_errors=True)
-                    raise
+    with folders.explained(target, "name another folder with --config.data.cache_dir"):
+        lock = locks.ensure(
+            target,
+            is_there=partial(copies.is_whole, target),
+            make=partial(_make, builder, target, cache_dir),
+        )
+    copies.mark_used(target)
     if not builder.info.initialized:  # another run has prepared it since the builder looked
         builder.info.read_from_directory(builder.data_path)
-    return Prepared(builder)
+    return Prepared(builder, lock)
 
 
 def fingerprint(folder: DataFolder, splits: Splits) -> str:
@@ -221,6 +220,18 @@ def fingerprint(folder: DataFolder, splits: Splits) -> str:
             times = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
             digest.update(repr((record, times)).encode())
     return digest.hexdigest()[:16]
+
+
+def _make(builder: TrashSegmentation, target: Path, cache_dir: Path) -> None:
+    """Leaves a whole copy in `target`, or nothing."""
+    shutil.rmtree(target, ignore_errors=True)  # what a killed run left
+    try:
+        _generate(builder)
+        copies.mark_whole(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    print(copies.describe_new(target, cache_dir))
 
 
 def _generate(builder: TrashSegmentation) -> None:

@@ -1,6 +1,6 @@
 """Finds updates that were not finite without making the device wait for the host."""
 
-import os
+import io
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from trashseg_jax.errors import RunError
+from trashseg_jax.report import files
 
 DELAY = 2  # steps between an update and the look at it
 PATIENCE = 100  # updates left out one after the other that end a run; half of a shorter one does
@@ -75,7 +76,6 @@ def check_skipped(skipped: int, *, steps: int) -> None:
 
 
 def save_batch(path: Path, batch: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, image=batch["image"], label=batch["label"], id=batch["id"])
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez(content, **batch)  # pyright: ignore[reportArgumentType]
+    files.write_bytes(path, content.getvalue())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,11 @@ class RunLog:
     def images_per_second(self, step: int, batch_size: int) -> float:
         """Returns the rate since `restart_clock`."""
         return (step - self._step) * batch_size / (time.perf_counter() - self._time)
+
+    def sync(self) -> None:
+        """Waits until the entries are on the disk: no checkpoint is to outlive those before it."""
+        if self._enabled:
+            os.fsync(self._file.fileno())
 
     def restart_clock(self, step: int) -> None:
         """Measures the rate from here: after an entry, or what is no part of it."""
