@@ -7,9 +7,5 @@ from trashseg_jax import settings
 
 
 def get_config(workdir: str):
-    return settings.read_config(Path(workdir), defaults=_defaults)
-
-
-def _defaults(name: str):
-    """A flag may have given the data set any name."""
-    return default.get_config(name if name in default.DATASETS else "coco")
+    folder = Path(settings.expand_home(workdir))
+    return settings.read_config(folder, defaults=default.get_config)

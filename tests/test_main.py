@@ -79,7 +79,9 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
         ([f"{REFERENCE}:moon"], "data set 'moon': must be one of demo, aistage, taco, coco"),
         (["--config=configs/none.py"], "there is no file configs/none.py"),
         ([f"{REFERENCE}:coco"], "config.data.dir is empty"),
-        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a finite"),
+        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a number"),
+        ([REFERENCE, "--config.optimizer.clip_norm=-1"], "clip_norm=-1.0: must be 0 (no clipping)"),
+        ([REFERENCE, "--config=~/none.py"], f"there is no file {Path.home()}/none.py"),
         ([REFERENCE, "--config.recipe=secret"], "must be one of modern, reference"),
         (["--mode=evaluate"], "error: --config is missing"),
         (["--mode=evaluate", "--workdir=/nowhere/run"], "/nowhere/run/config.json: does not exist"),
@@ -102,6 +104,7 @@ def test_mistakes_are_one_line_and_exit_code_two(arguments, line):
         ["--config=configs/none.py"],
         [REFERENCE, "--config.foo=1"],
         [REFERENCE, "--config.train.steps=many"],
+        [REFERENCE, "--config.train.keep_checkpoints=0"],
         ["--mode=evaluate", "--workdir=/nowhere/run"],
     ],
 )

@@ -46,6 +46,8 @@ class Evaluation:
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     """Scores a checkpoint of the run in `workdir`, writes its reports, returns its metrics."""
     mesh = sharding.make_mesh()
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
     data = build.build_data(config)
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
@@ -87,7 +89,6 @@ def build_scorer(
     """Returns a function that scores a state on the split `eval.split`, with the CRF or not."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
-    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
     eval_step = steps.make_eval_step(

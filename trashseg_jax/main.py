@@ -66,6 +66,7 @@ def main(argv: list[str]) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; returns what is no flag. All that is wrong is an InputError."""
+    argv = [expand_config(argument) for argument in argv]
     try:
         check_overrides(argv)
         return flags.FLAGS(argv)
@@ -73,6 +74,14 @@ def parse_flags(argv: list[str]) -> list[str]:
         # An InputError of a config file comes as the last line of a traceback.
         last_line = str(error).strip().splitlines()[-1]
         raise InputError(last_line.partition("InputError: ")[2] or str(error)) from error
+
+
+def expand_config(argument: str) -> str:
+    """Expands the ~ of --config=~/FILE.py, which a shell leaves there; other arguments stay."""
+    flag, equals, value = argument.partition("=")
+    if flag.lstrip("-") != "config":
+        return argument
+    return f"{flag}{equals}{settings.expand_home(value)}"
 
 
 def check_overrides(argv: list[str]) -> None:
@@ -99,6 +108,8 @@ def check_overrides(argv: list[str]) -> None:
 
 def read_config() -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
+    from configs import ranges, run
+
     config: Any = CONFIG.value
     if config is not None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -106,17 +117,16 @@ def read_config() -> ConfigDict:
     elif MODE.value == "train" or WORKDIR.value is None:
         raise InputError("--config is missing; pass --config=configs/reference.py, for example")
     else:
-        from configs import run
-
         config = run.get_config(WORKDIR.value)
-    settings.check_numbers(config)
+    ranges.check(config)
+    ranges.expand_paths(config)
     return config
 
 
 def choose_workdir() -> Path:
     """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
     if WORKDIR.value is not None:
-        return Path(WORKDIR.value)
+        return Path(settings.expand_home(WORKDIR.value))
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         raise InputError(
             "--workdir is missing; several processes need the same one, on a file system that "

@@ -42,7 +42,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     sharding.check_batch_size(
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
-    check_extras(config, workdir)  # before the data are prepared, which can take long
+    # Before the data are prepared, which can take long.
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
+    check_pretrained(config, workdir)
     data = build.build_data(config)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
@@ -126,10 +129,8 @@ def rhythm(config: Config) -> tuple[int, int, int]:
     return config.train.log_every, config.train.eval_every, config.train.checkpoint_every
 
 
-def check_extras(config: Config, workdir: Path) -> None:
-    """Raises InputError for a CRF or pretrained weights that the run could not use."""
-    if config.crf.enabled:
-        build.build_crf(config)
+def check_pretrained(config: Config, workdir: Path) -> None:
+    """Raises InputError for pretrained weights that a new run could not use."""
     if config.model.pretrained and not has_checkpoint(workdir / "checkpoints"):
         model = build.build_model(config, num_classes=1)
         tx, _ = build.build_optimizer(config, steps=1)
@@ -225,8 +226,8 @@ def train_batches(
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,
-        crop_area=build.pair(config, "data.augment.crop_area"),
-        crop_ratio=build.pair(config, "data.augment.crop_ratio"),
+        crop_area=config.data.augment.crop_area,
+        crop_ratio=config.data.augment.crop_ratio,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -19,10 +19,8 @@ from tqdm import tqdm
 
 from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.locks import locked
-from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
-from trashseg_jax.settings import choose
 
 FORMAT = 3  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
@@ -180,7 +178,6 @@ def prepare(
     does an interrupted preparation leave what looks finished: TFDS writes into a folder of
     another name and renames it at the end.
     """
-    choose("data.paint_order", folder.paint_order, PAINT_ORDERS)
     splits = read(folder)
     target = cache_dir / "prepared" / f"{name}-{fingerprint(folder, splits)}"
     builder = TrashSegmentation(
