@@ -28,7 +28,7 @@ COMPAT = Number(at_least=0, note="the term is left out", at_most=1000)
 RANGES: dict[str, Rule] = {
     "seed": SEED,
     "recipe": NAMED,
-    "nan_policy": OneOf(("stop", "skip")),
+    "nan_policy": NAMED,
     # data
     "data.name": OneOf(DATASETS),
     "data.format": NAMED,

@@ -49,6 +49,7 @@ def check_options(config: Config) -> None:
     build_loss(config, np.ones(len(classes)))
     build_optimizer(config, steps=1)
     build_normalize(config)
+    stops_at_nan(config)
     if config.crf.enabled:
         build_crf(config)
 
@@ -249,7 +250,7 @@ def build_optimizer(
 
 
 def stops_at_nan(config: Config) -> bool:
-    return config.nan_policy == "stop"
+    return choose("nan_policy", config.nan_policy, {"stop": True, "skip": False})
 
 
 def build_augment(config: Config) -> Callable[..., Any]:
