@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from configs.default import DATASETS
+from trashseg_jax.configs.default import DATASETS
 from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
 from trashseg_jax.settings import Config, check_warmup, expand_home, flatten

@@ -81,6 +81,17 @@ def test_scaled_crops_are_what_tensorflow_makes_of_them():
         np.testing.assert_array_equal(actual["label"][i], nearest[..., 0])
 
 
+def test_a_new_map_of_values_moves_as_the_label_does():
+    """So that a key of the batch, a weight of each pixel say, needs no change here."""
+    crop = jnp.asarray(RNG.integers(1, 5, (64, 2)), jnp.int32)
+    square = {"image": IMAGE[:, :4, :4], "label": IMAGE[:, :4, :4, 0], "crop": crop}
+    batch = {**square, "weight": square["label"] / 2, "name": jnp.arange(64)}
+    change = augment.make_augment(**{**OFF, "flip": True})
+    actual = change(jax.random.key(0), batch)
+    np.testing.assert_array_equal(actual["weight"], actual["label"] / 2)
+    np.testing.assert_array_equal(actual["name"], batch["name"])
+
+
 def test_crops_are_scaled_before_anything_else():
     batch = {**BATCH, "image": IMAGE[:, :4, :4], "label": IMAGE[:, :4, :4, 0]}
     crop = jnp.tile(jnp.array([2, 3], jnp.int32), (64, 1))

@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from configs import default, run
 from trashseg_jax import losses, metrics
+from trashseg_jax.configs import default, run
 from trashseg_jax.report import files
 from trashseg_jax.settings import flatten, resolve_config
 
@@ -67,7 +67,9 @@ def test_predictions_at_ignored_pixels_change_nothing(truth, predicted, other):
 @every
 @given(labels, predictions)
 def test_device_counts_as_the_host_does(truth, predicted):
-    device = metrics.confusion_matrix(jnp.asarray(truth), jnp.asarray(predicted), num_classes=K)
+    device = metrics.confusion_matrix(
+        jnp.asarray(truth), jnp.asarray(predicted), num_classes=K, by_pixel=True
+    )
     np.testing.assert_array_equal(device, count(truth, predicted))
 
 

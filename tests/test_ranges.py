@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import (
+from trashseg_jax.configs import (
     crf_focal_balanced,
     default,
     dilated,

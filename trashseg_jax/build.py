@@ -129,7 +129,12 @@ def build_model(config: Config, *, num_classes: int) -> unet.UNet:
 def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
     fresh = {kind: tree["encoder"] for kind, tree in variables.items()}
-    loaded = pretrained.load_encoder(config.model.pretrained, fresh, encoder=model.encoder)
+    loaded = pretrained.load_encoder(
+        config.model.pretrained,
+        fresh,
+        encoder=model.encoder,
+        prefix=config.model.pretrained_prefix,
+    )
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 
@@ -254,13 +259,8 @@ def stops_at_nan(config: Config) -> bool:
 
 
 def build_augment(config: Config) -> Callable[..., Any]:
-    options = config.data.augment
-    return augment.make_augment(
-        flip=options.flip,
-        brightness=options.brightness,
-        contrast=options.contrast,
-        saturation=options.saturation,
-    )
+    amounts = {name: config.data.augment[name] for name in augment.AUGMENTATIONS}
+    return augment.make_augment(**amounts)
 
 
 def build_crf(config: Config) -> pool.CrfPool:

@@ -13,14 +13,18 @@ RESAMPLES = 1000
 
 
 def confusion_matrix(
-    labels: Integer[Array, "b h w"], predictions: Integer[Array, "b h w"], *, num_classes: int
+    labels: Integer[Array, "b h w"],
+    predictions: Integer[Array, "b h w"],
+    *,
+    num_classes: int,
+    by_pixel: bool,
 ) -> Integer[Array, "b k k"]:
     """Counts pixels by (truth, prediction) per image; a label outside 0..k-1 counts nowhere.
 
-    CPUs add pixel by pixel, some thirty times as fast there as the product of one-hot codes, which
-    accelerators have units for.
+    `by_pixel` adds pixel by pixel, on CPUs some thirty times as fast as the product of one-hot
+    codes, which accelerators have units for.
     """
-    count = add_pixels if jax.default_backend() == "cpu" else multiply_codes
+    count = add_pixels if by_pixel else multiply_codes
     return jax.vmap(partial(count, num_classes=num_classes))(labels, predictions)
 
 

@@ -12,8 +12,17 @@ from flax import struct
 from jaxtyping import Array, UInt8
 
 from trashseg_jax import metrics
-from trashseg_jax.devices.compiling import compiler_options
+from trashseg_jax.devices.compiling import compiler_options, on_cpu
 
+# What travels from the pipeline to the step. Everything but what sharding.ON_HOST names is an array
+# on the devices; a new key needs its source in data/pipeline.py and its use here, nothing else.
+#
+#   image  u8[b,s,s,3]   RGB
+#   label  u8[b,s,s]     classes; 255: ignored
+#   crop   i32[b,2]      training, where crops are drawn: the part of the square that is filled
+#   mask   bool[b]       evaluation: False for rows that only fill up the last batch
+#   id     i64[b]        on the host: the record's
+#   size   i32[b,2]      on the host, evaluation: height and width without padding
 Batch = dict[str, Array]
 
 
@@ -157,7 +166,9 @@ def make_eval_step(
     def eval_step(variables: Any, batch: Batch):
         logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
         prediction = jnp.argmax(logits, -1)
-        confusion = metrics.confusion_matrix(batch["label"], prediction, num_classes=num_classes)
+        confusion = metrics.confusion_matrix(
+            batch["label"], prediction, num_classes=num_classes, by_pixel=on_cpu()
+        )
         outputs = {
             "prediction": prediction.astype(jnp.uint8),
             "confusion": confusion * batch["mask"][:, None, None],

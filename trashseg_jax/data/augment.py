@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-LOOPS = 4  # in so many parts crops are scaled
+LOOPS = 4  # parts in which crops are scaled, one after the other
+Batch = dict[str, Array]  # see steps.Batch
 Sources = tuple[Array, Array, Array, Array]  # see _sources
 
 
@@ -28,59 +30,79 @@ def make_normalize(name: str) -> Callable[[UInt8[Array, "b h w 3"]], Float[Array
     return normalize
 
 
-def make_augment(
-    *, flip: bool, brightness: float, contrast: float, saturation: float
-) -> Callable[[jax.Array, dict[str, Array]], dict[str, Array]]:
-    """Returns `(key, batch) -> batch`: horizontal flips by halves, then colour jitter.
+def make_augment(**amounts: Any) -> Callable[[jax.Array, Batch], Batch]:
+    """Returns `(key, batch) -> batch`, which does each of AUGMENTATIONS with its amount, in turn.
 
-    Each jitter draws a factor per image, uniform in [1 - amount, 1 + amount], as torchvision's
-    ColorJitter does; 0 turns it off. Where the batch holds crops, `scale_crops` comes first.
+    0 or False turns one off. Where the batch holds crops, `scale_crops` comes first. What else of
+    the batch has a value for each pixel moves as the label does.
     """
 
     def augment(key, batch):
         if "crop" in batch:
             batch = scale_crops(batch)
-        image, label = batch["image"], batch["label"]
-        keys = jax.random.split(key, 4)
-        if flip:
-            chosen = jax.random.bernoulli(keys[0], shape=(len(image),))
-            image = jnp.where(chosen[:, None, None, None], image[:, :, ::-1], image)
-            label = jnp.where(chosen[:, None, None], label[:, :, ::-1], label)
-        for jitter, amount, jitter_key in (
-            (adjust_brightness, brightness, keys[1]),
-            (adjust_contrast, contrast, keys[2]),
-            (adjust_saturation, saturation, keys[3]),
-        ):
-            if amount:
-                shape = (len(image), 1, 1, 1)
-                factor = jax.random.uniform(jitter_key, shape, minval=1 - amount, maxval=1 + amount)
-                image = jitter(image.astype(jnp.float32), factor)
-        image = jnp.round(image.astype(jnp.float32)).astype(jnp.uint8)
-        return {**batch, "image": image, "label": label}
+        keys = jax.random.split(key, len(AUGMENTATIONS))
+        for change_key, (name, change) in zip(keys, AUGMENTATIONS.items(), strict=True):
+            if amounts[name]:
+                batch = change(change_key, batch, amounts[name])
+        image = jnp.round(batch["image"].astype(jnp.float32)).astype(jnp.uint8)
+        return {**batch, "image": image}
 
     return augment
 
 
-def scale_crops(batch: dict[str, Array]) -> dict[str, Array]:
+def pixel_maps(batch: Batch) -> Batch:
+    """Returns what holds a value for each pixel: image, label, and what a later key may add."""
+    size = batch["label"].shape[:3]
+    return {name: value for name, value in batch.items() if value.shape[:3] == size}
+
+
+def flip(key: jax.Array, batch: Batch, amount: bool) -> Batch:
+    """Mirrors left and right, by halves."""
+    del amount
+    chosen = jax.random.bernoulli(key, shape=(len(batch["image"]),))
+
+    def mirror(values):
+        mask = chosen.reshape(-1, *[1] * (values.ndim - 1))
+        return jnp.where(mask, values[:, :, ::-1], values)
+
+    return {**batch, **jax.tree.map(mirror, pixel_maps(batch))}
+
+
+def jitter(
+    adjust: Callable[[Array, Array], Array], key: jax.Array, batch: Batch, amount: float
+) -> Batch:
+    """Adjusts by a factor per image, uniform in [1 - amount, 1 + amount].
+
+    As torchvision's ColorJitter does.
+    """
+    shape = (len(batch["image"]), 1, 1, 1)
+    factor = jax.random.uniform(key, shape, minval=1 - amount, maxval=1 + amount)
+    return {**batch, "image": adjust(batch["image"].astype(jnp.float32), factor)}
+
+
+def scale_crops(batch: Batch) -> Batch:
     """Scales the upper left `crop` i32[b,2], height and width, of each row to fill the square.
 
-    The image bilinearly, the label to the nearest pixel, as tf.image.resize does. Only ever up:
+    The image bilinearly, all else to the nearest pixel, as tf.image.resize does. Only ever up:
     smaller scales would need antialiasing.
     """
     batch = dict(batch)
     crop = batch.pop("crop")
-    size = batch["label"].shape[1]
+    maps = pixel_maps(batch)
+    image = maps.pop("image")
+    size = image.shape[1]
     sources = jax.vmap(partial(_sources, size=size))
     rows, columns = sources(crop[:, 0]), sources(crop[:, 1])
 
     def scale_row(row):
-        return jax.vmap(_scale_row)(batch["image"], batch["label"], row, columns)
+        return jax.vmap(_scale_row)(image, maps, row, columns)
 
     # A loop's result is stored. Of a single expression XLA for CPUs would compute each pixel anew
     # for everything that reads it: flip, luma and each jitter.
     rows = jax.tree.map(jnp.transpose, rows)
-    image, label = jax.lax.map(scale_row, rows, batch_size=-(-size // LOOPS))
-    return {**batch, "image": image.swapaxes(0, 1), "label": label.swapaxes(0, 1)}
+    scaled = jax.lax.map(scale_row, rows, batch_size=-(-size // LOOPS))
+    image, maps = jax.tree.map(lambda rows: rows.swapaxes(0, 1), scaled)
+    return {**batch, **maps, "image": image}
 
 
 def _sources(length: Int32[Array, ""], *, size: int) -> Sources:
@@ -96,8 +118,8 @@ def _sources(length: Int32[Array, ""], *, size: int) -> Sources:
 
 
 def _scale_row(
-    image: UInt8[Array, "s s 3"], label: UInt8[Array, "s s"], row: Sources, columns: Sources
-) -> tuple[UInt8[Array, "s 3"], UInt8[Array, "s"]]:
+    image: UInt8[Array, "s s 3"], maps: dict[str, Array], row: Sources, columns: Sources
+) -> tuple[UInt8[Array, "s 3"], dict[str, Array]]:
     top, bottom, below, nearest_row = row
     left, right, beside, nearest_column = columns
     # Each pixel from its four corners: blending rows first costs CPUs twice as much.
@@ -105,7 +127,7 @@ def _scale_row(
         _blend(image[line, left], image[line, right], beside[:, None]) for line in (top, bottom)
     )
     scaled = jnp.round(_blend(above, under, below)).astype(jnp.uint8)
-    return scaled, label[nearest_row, nearest_column]
+    return scaled, {name: value[nearest_row, nearest_column] for name, value in maps.items()}
 
 
 def _blend(a: Array, b: Array, share: Array) -> Float[Array, "..."]:
@@ -140,3 +162,12 @@ def luma(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 1"]:
     """Brightness as ITU-R BT.601 weighs the channels."""
     red, green, blue = (image[..., i : i + 1] for i in range(3))
     return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+# The options of config.data.augment that are taken inside the step, in the order in which they are.
+AUGMENTATIONS: dict[str, Callable[[jax.Array, Batch, Any], Batch]] = {
+    "flip": flip,
+    "brightness": partial(jitter, adjust_brightness),
+    "contrast": partial(jitter, adjust_contrast),
+    "saturation": partial(jitter, adjust_saturation),
+}

@@ -1,4 +1,4 @@
-"""Options for XLA that make this project's programs faster, where it knows them."""
+"""What programs are compiled for, and options for XLA that make them faster."""
 
 import functools
 
@@ -13,10 +13,15 @@ CPU_OPTIONS = {
 }
 
 
+def on_cpu() -> bool:
+    """Says whether programs are compiled for CPUs, whose fast forms of some operations differ."""
+    return jax.default_backend() == "cpu"
+
+
 @functools.cache
 def compiler_options() -> dict[str, str | bool]:
     """Returns what to pass to `jax.jit` as `compiler_options` on this backend."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return {}
     return {name: value for name, value in CPU_OPTIONS.items() if _is_known(name, value)}
 

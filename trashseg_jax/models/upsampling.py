@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trashseg_jax.devices.compiling import on_cpu
+
 Kernels = list[list[Float[Array, "2 2 c f"]]]  # by phase: (even, odd) rows, (even, odd) columns
 
 
@@ -44,7 +46,7 @@ def convolve_upsampled(
     of `x` each, through the same sums of the kernel's taps.
     """
     kernels: Kernels = [list(fold(half, axis=1)) for half in fold(kernel, axis=0)]
-    convolve_phases = convolve_apart if jax.default_backend() == "cpu" else convolve_together
+    convolve_phases = convolve_apart if on_cpu() else convolve_together
     phases = convolve_phases(x, kernels)  # b h w row-phase column-phase f
     batch, height, width = x.shape[:3]
     return phases.swapaxes(2, 3).reshape(batch, 2 * height, 2 * width, -1)
