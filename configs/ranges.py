@@ -65,6 +65,7 @@ RANGES: dict[str, Rule] = {
     "model.layer4": NAMED,
     "model.multi_grid": Numbers(each=Number(whole=True, at_least=1, at_most=64)),
     "model.pretrained": Text('a hub id, a file\'s path, or ""', r"[^\0]*", path=True),
+    "model.pretrained_prefix": Text('the start of the names in the file, or ""', r"[^\0]*"),
     "model.decoder_features": Numbers(each=FEATURES, length=5),
     "model.dtype": NAMED,
     # loss
