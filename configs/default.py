@@ -1,6 +1,6 @@
 """Every key and its default. An experiment's file states only its differences."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from trashseg_jax.errors import InputError
 
@@ -132,9 +132,13 @@ def _loss() -> ConfigDict:
             "name": "cross_entropy",  # or focal
             "gamma": 2.0,  # focal: 0 is cross-entropy
             "label_smoothing": 0.0,
-            # Each pixel's weight by class, from the training split: none, annotation_ratio,
-            # inverse_frequency, median_frequency, effective_number, enet; see alphas.py.
+            # The scheme of the class weights (alpha), each pixel's weight by its class, from the
+            # training split: none, annotation_ratio, inverse_frequency, median_frequency,
+            # effective_number, enet; see alphas.py.
             "alpha": "none",
+            # Class weights of your own in place of a scheme: one a class, (1.0, 2.0, ...), or by
+            # name, "Battery=20,Metal=2", the others then 1.
+            "alpha_values": FieldReference("", field_type=object),
             # What inverse_frequency and effective_number count: images, annotations, pixels.
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency

@@ -10,9 +10,5 @@ from trashseg_jax.errors import InputError
 def get_config(workdir: str = ""):
     if not workdir:
         raise InputError("--config=run: names no run; pass --config=run:FOLDER")
-    return settings.read_config(Path(workdir), defaults=_defaults)
-
-
-def _defaults(name: str):
-    """A flag may have given the data set any name."""
-    return default.get_config(name if name in default.DATASETS else "coco")
+    folder = Path(settings.expand_home(workdir))
+    return settings.read_config(folder, defaults=default.get_config)

@@ -101,7 +101,9 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
         (["--config=run"], "names no run; pass --config=run:FOLDER"),
         (["--config", "dilated:moon"], "data set 'moon': must be one of"),
         (["--config=reference:coco"], "config.data.dir is empty"),
-        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a finite"),
+        (["--config=~/none.py"], f"there is no file {Path.home()}/none.py"),
+        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a number"),
+        ([REFERENCE, "--config.optimizer.clip_norm=-1"], "clip_norm=-1.0: must be 0 (no clipping)"),
         ([REFERENCE, "--config.recipe=secret"], "must be one of modern, reference"),
         (["--mode=evaluate"], "error: --config is missing"),
         (["--mode=evaluate", "--workdir=/nowhere/run"], "/nowhere/run/config.json: does not exist"),
@@ -137,6 +139,7 @@ def test_a_file_that_exists_wins_over_a_name_that_is_shipped(tmp_path, name):
         ["--config=configs/none.py"],
         [REFERENCE, "--config.foo=1"],
         [REFERENCE, "--config.train.steps=many"],
+        [REFERENCE, "--config.train.keep_checkpoints=0"],
         ["--mode=evaluate", "--workdir=/nowhere/run"],
     ],
 )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -58,7 +57,8 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     if jax.process_index() == 0:
         folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
-    check_tag(config)
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
     check_identity(config, workdir)
 
     # The split, and the model as the checkpoint has it.
@@ -82,16 +82,6 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
             write_reports(folder, figures, result.samples, log=workdir / "log.jsonl")
             files.write_json(folder / "config.json", config.to_dict())
     return figures
-
-
-def check_tag(config: Config) -> None:
-    """Raises InputError for a tag that is no plain name."""
-    tag = config.eval.tag
-    if not re.fullmatch(r"|[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", tag):
-        raise InputError(
-            f"config.eval.tag={tag!r}: must be a plain name, at most 100 letters, digits, dots, "
-            "hyphens and underscores"
-        )
 
 
 def evaluation_folder(workdir: Path, figures: dict[str, Any], *, tag: str) -> Path:
@@ -145,7 +135,6 @@ def build_scorer(
     """Returns a function that scores a state on the split `eval.split`, with the CRF or not."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
-    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
     eval_step = steps.make_eval_step(

@@ -103,7 +103,7 @@ def locate_config(argv: list[str]) -> list[str]:
     given, others = split_config(argv)
     if given is None:
         return argv
-    name, colon, argument = given.partition(":")
+    name, colon, argument = settings.expand_home(given).partition(":")
     if not Path(name).is_file():
         shipped = {path.stem: path for path in CONFIGS.glob("*.py") if is_experiment(path)}
         if name not in shipped:
@@ -139,6 +139,8 @@ def check_overrides(argv: list[str]) -> None:
 
 def read_config() -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
+    from trashseg_jax.configs import ranges, run
+
     config: Any = CONFIG.value
     if config is not None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -146,17 +148,16 @@ def read_config() -> ConfigDict:
     elif MODE.value == "train" or WORKDIR.value is None:
         raise InputError("--config is missing; pass --config=reference, for example")
     else:
-        from trashseg_jax.configs import run
-
         config = run.get_config(WORKDIR.value)
-    settings.check_numbers(config)
+    ranges.check(config)
+    ranges.expand_paths(config)
     return config
 
 
 def choose_workdir() -> Path:
     """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
     if WORKDIR.value is not None:
-        return Path(WORKDIR.value)
+        return Path(settings.expand_home(WORKDIR.value))
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         raise InputError(
             "--workdir is missing; several processes need the same one, on a file system that "

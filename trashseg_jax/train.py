@@ -55,14 +55,14 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     sharding.check_batch_size(
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
     if jax.process_index() == 0:
         folders.check_writable(workdir, REMEDY)
     check_resume(config, workdir)
     identity = identify(config)
     stops_at_nan = build.stops_at_nan(config)
     published = load_published(config, workdir, mesh)
-    if config.crf.enabled:
-        build.build_crf(config)
 
     # Data: which images, how often, and what each class weighs.
     data = build.build_data(config)
@@ -311,8 +311,8 @@ def train_batches(
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,
-        crop_area=build.pair(config, "data.augment.crop_area"),
-        crop_ratio=build.pair(config, "data.augment.crop_ratio"),
+        crop_area=config.data.augment.crop_area,
+        crop_ratio=config.data.augment.crop_ratio,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -20,10 +20,8 @@ from tqdm import tqdm
 from trashseg_jax import folders
 from trashseg_jax.data import copies, locks
 from trashseg_jax.data.host_tensorflow import tf
-from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
-from trashseg_jax.settings import choose
 
 FORMAT = 4  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
@@ -189,7 +187,6 @@ def prepare(
     Raises InputError for what is wrong with the data, and then leaves no data in `cache_dir`. Nor
     does an interrupted preparation leave what looks finished.
     """
-    choose("data.paint_order", folder.paint_order, PAINT_ORDERS)
     splits = read(folder)
     target = cache_dir / "prepared" / f"{name}-{fingerprint(folder, splits)}"
     builder = TrashSegmentation(
