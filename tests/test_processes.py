@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh
 from trashseg_jax import build, evaluate, train
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.report.files import write_json
 from trashseg_jax.report.table import format_table
 
 ROOT = Path(__file__).parent.parent
