@@ -1,6 +1,5 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
-import importlib.util
 import json
 import os
 import resource
@@ -10,6 +9,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from fixtures_dense import needs_pydensecrf
 from PIL import Image
 
 from trashseg_jax import build, evaluate, train
@@ -174,13 +174,7 @@ def test_evaluate_scores_the_checkpoint_as_training_did(whole_run, tiny_config):
     assert evaluate.evaluate(config, workdir)["num_images"] == 12
 
 
-needs_densecrf = pytest.mark.skipif(
-    importlib.util.find_spec("pydensecrf") is None,
-    reason="pydensecrf2 is not installed (see requirements.txt)",
-)
-
-
-@needs_densecrf
+@needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
     """Two evaluations of five images, but five refinements."""
     refine, seen = dense.refine, []
@@ -192,7 +186,7 @@ def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, mo
     assert len(seen) == 5
 
 
-@needs_densecrf
+@needs_pydensecrf
 def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config, tmp_path):
     """As the end of a training, in this process, and as an evaluation, in two others."""
     workdir = shutil.copytree(whole_run[0], tmp_path / "run")
@@ -250,7 +244,7 @@ def test_evaluating_beside_a_training_takes_what_is_left_of_its_checkpoints(
 def test_resuming_with_another_model_is_refused(whole_run, tiny_config):
     config = tiny_config()
     config.model.width = 6
-    with pytest.raises(InputError, match=r"model\.width was 4, is 6.*configs/run\.py"):
+    with pytest.raises(InputError, match=r"model\.width was 4, is 6.*config=run:"):
         train.train(config, whole_run[0])
 
 

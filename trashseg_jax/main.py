@@ -78,24 +78,33 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise InputError(last_line.partition("InputError: ")[2] or str(error)) from error
 
 
+def split_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Returns what --config names, in any of absl's spellings, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-config")
+    try:
+        found, others = parser.parse_known_args(argv[1:])
+    except argparse.ArgumentError as error:
+        raise InputError("--config names nothing; pass --config=reference, for example") from error
+    return found.config, others
+
+
 def locate_config(argv: list[str]) -> list[str]:
     """Returns the arguments with the path of the file that --config names.
 
     It names a file, or one that is shipped, without a path (`focal`, `focal:aistage`). Raises
     InputError, the nearest name first, where it is neither.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    found, others = parser.parse_known_args(argv[1:])
-    if found.config is None:
+    given, others = split_config(argv)
+    if given is None:
         return argv
-    name, colon, argument = found.config.partition(":")
+    name, colon, argument = given.partition(":")
     if not Path(name).is_file():
         shipped = {path.stem: path for path in CONFIGS.glob("*.py") if is_experiment(path)}
         if name not in shipped:
             nearest = difflib.get_close_matches(Path(name).stem, shipped, len(shipped), 0)
             raise InputError(
-                f"--config={found.config}: there is no file {name}; those that are shipped go by "
+                f"--config={given}: there is no file {name}; those that are shipped go by "
                 f"their names alone: {', '.join(nearest)}"
             )
         name = str(shipped[name])
@@ -108,12 +117,10 @@ def is_experiment(path: Path) -> bool:
 
 def check_overrides(argv: list[str]) -> None:
     """Raises InputError, with the nearest key, for a `--config.KEY=` that the config lacks."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    found, others = parser.parse_known_args(argv[1:])
-    if found.config is None:
+    given, others = split_config(argv)
+    if given is None:
         return
-    config: Any = config_flags.ConfigFileFlagParser("config").parse(found.config)
+    config: Any = config_flags.ConfigFileFlagParser("config").parse(given)
     known = [key for key, _ in settings.flatten(config)]
     for argument in others:
         flag, _, rest = argument.partition("=")[0].lstrip("-").partition(".")
@@ -121,7 +128,7 @@ def check_overrides(argv: list[str]) -> None:
             nearest = difflib.get_close_matches(rest, known, 1, 0)[0]
             raise InputError(
                 f"--config.{rest}: there is no such key; the nearest is --config.{nearest} "
-                "(configs/default.py lists all)"
+                f"({CONFIGS / 'default.py'} lists all)"
             )
 
 

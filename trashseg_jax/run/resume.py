@@ -35,6 +35,6 @@ def check_resume(config: Config, workdir: Path, derived: dict[str, Any]) -> Chan
         )
         raise InputError(
             f"{path}: this run cannot go on with another {refused[0]} ({said}); use "
-            f"--config=configs/run.py:{workdir}, or another --workdir"
+            f"--config=run:{workdir}, or another --workdir"
         )
     return dict(sorted(changes.items()))
