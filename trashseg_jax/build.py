@@ -116,7 +116,7 @@ def data_folder(config: Config) -> Path:
     if not config.data.dir:
         raise InputError(
             f"config.data.dir is empty: data set {config.data.name!r} needs the folder with "
-            "its json files and images; pass --config.data.dir=FOLDER"
+            "its images and json files or label images; pass --config.data.dir=FOLDER"
         )
     return Path(config.data.dir).expanduser()
 

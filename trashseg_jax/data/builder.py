@@ -1,4 +1,4 @@
-"""Prepares COCO folders once, with TFDS: images as they are, painted labels, counts per image."""
+"""Prepares a data set once, with TFDS: images as they are, label maps, counts per image."""
 
 import concurrent.futures
 import contextlib
@@ -38,7 +38,7 @@ class Contents:
 
 
 class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
-    """Photographs of trash with a label map each, from a folder in COCO's layout."""
+    """Photographs of trash with a label map each."""
 
     VERSION = tfds.core.Version("2.0.0")
 
