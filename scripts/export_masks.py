@@ -101,7 +101,7 @@ def file_names(names: Sequence[str], endings: Sequence[str]) -> list[str]:
     Those that share all but the ending, for which there can be but one label, get a number.
     """
     # Below the folder, whatever they were: "/../a" is "/a".
-    clean = [posixpath.normpath("/" + name.replace("\\", "/"))[1:] for name in names]
+    clean = [posixpath.normpath("/" + name.replace("\\", "/")).lstrip("/") for name in names]
     stems = [str(PurePosixPath(name).with_suffix("")) for name in clean]
     shared = {s for s, n in collections.Counter(map(str.casefold, stems)).items() if n > 1}
     used = {stem.casefold() for stem in stems}
