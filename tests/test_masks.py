@@ -194,6 +194,16 @@ def test_two_photographs_of_one_name_are_refused_with_both(tmp_path):
     assert "'a.bmp', 'a.jpg'" in refusal(tmp_path)
 
 
+def test_a_list_may_use_bare_names_where_only_one_file_has_it(tmp_path):
+    for name in ("x/a", "y/a", "y/b"):
+        write(tmp_path, f"images/{name}.jpg", f"labels/{name}.png")
+    (tmp_path / "train.txt").write_text("b\n")
+    (tmp_path / "val.txt").write_text("y/a.jpg\n")
+    assert names(read(tmp_path)) == {"train": {"y/b.jpg": "b.png"}, "val": {"y/a.jpg": "a.png"}}
+    (tmp_path / "val.txt").write_text("a.jpg\n")
+    assert "line 1 is 'a.jpg', which is not in the data set" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("lines", "named"),
     [

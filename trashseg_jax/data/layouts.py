@@ -14,12 +14,18 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tif
 
 # Names in use, whatever their case: of mmseg, PASCAL VOC, ADE20K, Cityscapes, ZeroWaste-f,
 # SpectralWaste, CamVid, PaddleSeg and Roboflow, among others.
-_IMAGES = ("images", "image", "imgs", "img", "img_dir", "JPEGImages", "data", "rgb", "leftImg8bit")
+_IMAGES = (
+    *("images", "image", "imgs", "img", "photos", "img_dir", "JPEGImages", "data", "rgb"),
+    *("leftImg8bit",),
+)
 _LABELS = (
     *("labels", "label", "masks", "mask", "annotations", "ann_dir", "SegmentationClass"),
-    *("SegmentationClassPNG", "sem_seg", "labels_rgb", "gtFine", "gt"),
+    *("SegmentationClassPNG", "sem_seg", "semantic", "labels_rgb", "gtFine", "gt"),
 )
-_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+_NAMES = {
+    "train": ("train", "training", "train2017"),
+    "val": ("val", "valid", "validation", "val2017"),
+}
 # Photographs and labels of a split, with a name of each of the two kinds...
 _BY_KIND = ("{kind}/{split}", "{split}/{kind}", "{split}_{kind}", "{kind}_{split}")
 # ... or named after the photographs; in one folder, names tell them apart.
@@ -30,6 +36,7 @@ _LISTS = (
     "ImageSets/Segmentation/{split}.txt",
     "ImageSets/{split}.txt",
     "splits/{split}.txt",
+    "lists/{split}.txt",
     "{split}.txt",
     "{split}_list.txt",
 )

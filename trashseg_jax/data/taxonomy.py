@@ -90,6 +90,9 @@ def load_class_map(name_or_path: str) -> ClassMap:
     maps = {kind: _labels(content, kind, classes, name_or_path) for kind in _KINDS}
     if maps["values"]:
         maps["values"].setdefault(IGNORE_LABEL, IGNORE_LABEL)
+    for kind in ("values", "colors"):
+        if maps[kind] and 0 not in maps[kind].values():  # nothing is the background: 0 is, or black
+            maps[kind].setdefault(0, 0)
     return ClassMap(classes, **maps)
 
 

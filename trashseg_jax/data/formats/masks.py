@@ -3,6 +3,7 @@
 Worker processes import this module: it needs neither jax nor tensorflow.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -237,9 +238,13 @@ def _listed(list_file: Path, pairs: Pairs, folder: DataFolder) -> tuple[list[str
 
 
 def _lookup(names: dict[str, str], folder: Path, root: Path) -> dict[str, str]:
-    """Returns the keys by all names that a list may use."""
+    """Returns the keys by all names that a list may use; the bare one where no other has it."""
+    bare = collections.Counter(key.rpartition("/")[2] for key in names)
     result = {}
     for key, name in names.items():
+        if bare[key.rpartition("/")[2]] == 1:
+            base = name.rpartition("/")[2]
+            result |= {base: key, base.rpartition(".")[0]: key}
         for path in (Path(name), folder / name):
             text = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
             result |= {text: key, text.rpartition(".")[0]: key}
