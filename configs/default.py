@@ -4,7 +4,9 @@ from ml_collections import ConfigDict, FieldReference
 
 from trashseg_jax.errors import InputError
 
-DATASETS = ("demo", "aistage", "taco", "coco")
+DATASETS = ("demo", "aistage", "taco", "coco", "masks")
+# A map of category names serves many COCO files; the values of label images mean anything.
+CLASS_MAPS = {"taco": "taco", "masks": ""}
 
 
 def get_config(dataset: str = "demo") -> ConfigDict:
@@ -97,12 +99,18 @@ def _data(dataset: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": dataset,
-            "format": "coco",  # of the folder: one of FORMATS in trashseg_jax/data/formats
+            # Of the folder: one of FORMATS in trashseg_jax/data/formats.
+            "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            "val_fraction": 0.2,  # where both files are the same one
+            # Of label images (docs/class_maps.md), below `dir`, "" where they are found by
+            # themselves: folders of photographs and of their labels,
+            **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
+            **dict.fromkeys(("train_list", "val_list"), ""),  # text files with names to use,
+            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # the ends of the names.
+            "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
             "allow_overlap": False,  # True: train although all validation images are trained on
-            "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
+            "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax

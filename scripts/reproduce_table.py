@@ -71,6 +71,7 @@ DATA_NOTES = {
     "aistage": "the reference trained on 2,617 and scored on 655 images of the competition.",
     "taco": "other photographs; sixty categories mapped onto the eleven classes.",
     "coco": "a data set of your own.",
+    "masks": "a data set of your own.",
 }
 
 
@@ -119,7 +120,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     """Returns the script's options, and what comes after `--`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", choices=DATA_NOTES, default="demo")
-    parser.add_argument("--data_dir", help="the folder of aistage, taco or coco")
+    parser.add_argument("--data_dir", help="the folder of aistage, taco, coco or masks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="training steps in place of the config's")
     parser.add_argument("--out", help="the runs' folder; default runs/table-DATASET")

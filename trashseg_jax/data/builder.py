@@ -1,4 +1,4 @@
-"""Prepares COCO folders once, with TFDS: images as they are, painted labels, counts per image."""
+"""Prepares a data set once, with TFDS: images as they are, label maps, counts per image."""
 
 import concurrent.futures
 import contextlib
@@ -37,7 +37,7 @@ class Contents:
 
 
 class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
-    """Photographs of trash with a label map each, from a folder in COCO's layout."""
+    """Photographs of trash with a label map each."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -134,6 +134,12 @@ class Records:
             "label": feature["label"].bytes_list.value[0],
             "id": feature["id"].int64_list.value[0],
         }
+
+    def file_names(self) -> list[str]:
+        """Returns the images' names in their data set's folder."""
+        examples = (tf.train.Example.FromString(example) for example in self.examples)
+        features = (example.features.feature["file_name"] for example in examples)
+        return [feature.bytes_list.value[0].decode() for feature in features]
 
 
 @dataclasses.dataclass(frozen=True)

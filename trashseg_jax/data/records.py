@@ -28,6 +28,14 @@ class DataFolder:
     class_map: ClassMap
     train_file: str
     val_file: str
+    train_images: str
+    train_labels: str
+    val_images: str
+    val_labels: str
+    train_list: str
+    val_list: str
+    image_suffix: str
+    label_suffix: str
     val_fraction: float
     paint_order: str
     skip_bad: bool
