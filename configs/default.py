@@ -61,9 +61,14 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "ema_decay": 0.999,  # of the weights that are evaluated; 0: the trained ones are
         }
     )
-    # common_share: `miou_common` leaves out classes with a smaller share of the pixels.
     config.eval = ConfigDict(
-        {"batch_size": 16, "split": "val", "checkpoint": "latest", "common_share": 0.001}
+        {
+            "batch_size": 16,
+            "split": "val",  # or train
+            "checkpoint": "latest",  # best: by mIoU; or the step of one
+            "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
+            "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
+        }
     )
     # Refines the final evaluation's predictions (pydensecrf, see docs/crf.md). A sxy is in pixels
     # of the scaled image, srgb in grey levels of 0..255; a compat of 0 leaves its term out.
@@ -96,6 +101,7 @@ def _data(dataset: str) -> ConfigDict:
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
             "val_fraction": 0.2,  # where both files are the same one
+            "allow_overlap": False,  # True: train although all validation images are trained on
             "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
             "paint_order": "area",  # or "reference"
             "skip_bad": False,  # True: leave bad images out and report them

@@ -60,14 +60,21 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     assert re.search(r"^step 2 of 2: loss \d\.\d+, .* images/s, 0 s left$", trained.stdout, re.M)
     assert "\r" not in trained.stdout + trained.stderr
 
-    (workdir / "metrics.json").unlink()
+    names = "metrics.json, samples.png, report.html"
+    assert trained.stdout.splitlines()[-1] == f"{workdir}: {names}, log.jsonl"
+
     evaluated = call("--mode=evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads((workdir / "metrics.json").read_text()) == figures
+    folder = workdir / "evaluations" / "val-2"
+    assert evaluated.stdout.splitlines()[-1] == f"{folder}: {names}"
+    assert json.loads((folder / "metrics.json").read_text()) == figures
 
     flags = [f"--config=run:{workdir}", "--config.eval.split=train"]
+    flags += ["--config.eval.checkpoint=2", "--config.eval.tag=seen"]
     changed = call("--mode=evaluate", f"--workdir={workdir}", *flags)
     assert "aistage/train: 12 images, step 2" in changed.stdout, changed.stderr
+    assert f"{workdir / 'evaluations/train-2-seen'}: {names}" in changed.stdout
+    assert json.loads((workdir / "metrics.json").read_text()) == figures
 
 
 @pytest.mark.parametrize(

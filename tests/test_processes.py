@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh
 from trashseg_jax import build, evaluate, train
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.report.files import write_json
 from trashseg_jax.report.table import format_table
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def given(config, tmp_path_factory):
     """`config` as a flag, by way of a run's config.json."""
     folder = tmp_path_factory.mktemp("given")
     write_json(folder / "config.json", config.to_dict())
-    return f"--config={ROOT}/configs/run.py:{folder}"
+    return f"--config={ROOT}/run:{folder}"
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,9 @@ DISTRIBUTED = flags.DEFINE_bool(
 COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache",
     True,
-    "Keep compiled programs for later runs, in programs/ of the folder of prepared data "
-    "(config.data.cache_dir), or in $JAX_COMPILATION_CACHE_DIR.",
+    "Keep compiled programs for later runs, in $XDG_CACHE_HOME/trashseg_jax/programs or "
+    "~/.cache/trashseg_jax/programs if you alone may write there, or in "
+    "$JAX_COMPILATION_CACHE_DIR.",
 )
 
 
@@ -47,23 +48,27 @@ def main(argv: list[str]) -> None:
         raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
-    config, workdir = read_config(), choose_workdir()
+    config: Any = read_config()
+    workdir = choose_workdir()
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     check_devices()
     # Imported late: --help and a wrong flag answer at once.
-    from trashseg_jax import build
     from trashseg_jax.devices import program_cache
-    from trashseg_jax.evaluate import evaluate
+    from trashseg_jax.evaluate import evaluate, evaluation_folder
     from trashseg_jax.report import table
     from trashseg_jax.train import train
 
     if COMPILATION_CACHE.value:
-        program_cache.keep_programs(build.cache_dir(config) / "programs")
+        program_cache.keep_programs()
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(table.format_table(figures))
-    print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
+    folder = workdir
+    if MODE.value == "evaluate":
+        folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
+    names = ("metrics.json", "samples.png", "report.html", "log.jsonl")
+    print(f"{folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -191,17 +196,17 @@ def check_devices() -> None:
     sharding.describe_devices()
 
 
-EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}
-
-
 def run() -> None:
     """Runs `main`; shows what it expects to go wrong as one line, with an exit code of its own."""
     raise_on_signals()
     try:
         app.run(main, flags_parser=parse_flags)
-    except tuple(EXIT_CODES) as error:
-        print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
-        processes.leave(EXIT_CODES[type(error)])
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        processes.leave(error.exit_code)
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(2 if isinstance(error, InputError) else 3)
     except Exception:
         traceback.print_exc()
         processes.leave(1)

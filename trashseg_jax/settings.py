@@ -35,6 +35,7 @@ def check_numbers(config: Config) -> None:
     for key, value in flatten(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"config.{key}={value}: must be a finite number")
+    # Training draws from the key of seed + 1 (train.py), and JAX's keys are of 32 bits.
     if not 0 <= config.seed < 2**32 - 1:
         raise InputError(f"config.seed={config.seed}: must be from 0 to {2**32 - 2}")
     for key in ("log_every", "eval_every", "checkpoint_every"):
@@ -51,7 +52,8 @@ def read_config(workdir: Path, *, defaults: Callable[[str], Config]) -> ConfigDi
     if not path.exists():
         raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
     content = json.loads(path.read_text())
-    content.pop("derived", None)  # what the run computed from its data
+    for name in ("derived", "identity"):  # what the run computed, no options
+        content.pop(name, None)
     content["recipes"] = {content["recipe"]: {}}
     older = defaults(content["data"]["name"]).to_dict()
     del older["recipes"]
