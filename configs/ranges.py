@@ -40,8 +40,8 @@ RANGES: dict[str, Rule] = {
         for split in ("train", "val")
         for what in ("images", "labels", "list")
     },
-    "data.image_suffix": Text('the end of a file\'s name, or ""', r"[^\0/]*"),
-    "data.label_suffix": Text('the end of a file\'s name, or ""', r"[^\0/]*"),
+    "data.image_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
+    "data.label_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
     "data.val_fraction": SHARE_BELOW_ONE,
     "data.class_map": Text("a class map's name, or a json file's path", r"[^\0]*", path=True),
     "data.paint_order": NAMED,
