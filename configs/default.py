@@ -52,15 +52,15 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "steps": 0,  # steps or epochs, not both
             "epochs": 40.0,
             "batch_size": 16,  # over all devices of all processes
-            # Against too little memory, see docs/benchmarks.md: a batch in so many parts, one
-            # after the other, and block by block computed again in the backward pass.
+            # Where memory is short (docs/benchmarks.md): the number of parts that a batch is taken
+            # in, one after the other; activations computed again in the backward pass.
             "accumulate": 1,
             "remat": False,
             "log_every": 20,
             "eval_every": 500,
             "checkpoint_every": 500,
             "keep_checkpoints": 2,  # the latest; the best by mIoU is kept besides
-            "ema_decay": 0.999,  # of the weights that are evaluated; 0: the trained ones are
+            "ema_decay": 0.999,  # of the average that is evaluated; 0: none, the weights themselves are
         }
     )
     config.eval = ConfigDict(

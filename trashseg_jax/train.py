@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # Options that the figures of given weights depend on.
 SCORING = ("data.image_size", "eval.split", "eval.common_share", "crf.", "loss.")
-PICTURE_EVERY = 3  # of an evaluation's samples, one in so many is drawn for TensorBoard
+PICTURE_EVERY = 3  # one in this many of an evaluation's samples is drawn for TensorBoard
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def hold_folder(workdir: Path) -> Iterator[None]:
         except OSError as error:
             raise RunError(
                 f"{error.filename or workdir}: {error.strerror}; the checkpoints so far are "
-                "whole: mend it and start the same command again"
+                "whole: fix it and start the same command again"
             ) from error
 
 

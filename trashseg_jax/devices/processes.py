@@ -29,7 +29,9 @@ def check_flags(
     given = [name for name, value in flags.items() if value is not None]
     missing = [name for name, value in flags.items() if value is None]
     if given and detect:
-        raise InputError(f"--distributed and {given[0]}: the first finds the other; leave one out")
+        raise InputError(
+            f"--distributed and {given[0]}: the first detects what the other says; leave one out"
+        )
     if given and missing:
         raise InputError(f"{given[0]} without {missing[0]}: pass all of {', '.join(flags)} or none")
     if coordinator is None or num_processes is None or process_id is None:
@@ -105,7 +107,7 @@ def check_same(what: str, content: bytes, *, remedy: str) -> None:
     digests = multihost_utils.process_allgather(digest)
     others = np.flatnonzero((digests != digests[0]).any(1))
     if others.size:
-        raise InputError(f"{what}: process {others[0]} has another than process 0; {remedy}")
+        raise InputError(f"{what}: differs between process 0 and process {others[0]}; {remedy}")
 
 
 def wait_for_all(what: str) -> None:

@@ -167,7 +167,7 @@ class Checkpoints:
         if found == UNREADABLE:
             raise RunError(
                 f"{folder}: cannot be read ({reason or 'another process says why'}); it may be "
-                "sound, so nothing was changed: mend this and start the same command again"
+                "sound, so nothing was changed: fix this and start the same command again"
             )
         if found == GONE:
             self._checkpointer.reload()
@@ -247,8 +247,8 @@ def saved_steps(folder: Path) -> list[int]:
                 os.listdir(folder / name)
     except OSError as error:
         raise RunError(
-            f"{error.filename}: cannot be read ({error.strerror}), so nobody knows whether it "
-            "holds a checkpoint; mend this and start the same command again"
+            f"{error.filename}: cannot be read ({error.strerror}), so whether it holds "
+            "a checkpoint is unknown; fix this and start the same command again"
         ) from error
     return [int(name) for name in names]
 
