@@ -60,7 +60,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "eval_every": 500,
             "checkpoint_every": 500,
             "keep_checkpoints": 2,  # the latest; the best by mIoU is kept besides
-            "ema_decay": 0.999,  # of the average that is evaluated; 0: none, the weights themselves are
+            "ema_decay": 0.999,  # of the weights' average, which is evaluated; 0: no average
         }
     )
     config.eval = ConfigDict(

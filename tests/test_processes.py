@@ -238,7 +238,7 @@ def test_processes_with_other_flags_end_with_one_line(given, tmp_path):
     arguments = [given, f"--workdir={tmp_path / 'run'}"]
     processes = start(tmp_path, *arguments, flags=((), ("--config.seed=1",)))
     assert wait(processes) == [2, 2]
-    line = "error: --config: process 1 has another than process 0; start all with the same flags"
+    line = "error: --config: differs between process 0 and process 1; start all with the same flags"
     for i in range(2):
         assert (tmp_path / f"{i}.err").read_text().strip() == line
     assert not (tmp_path / "run").exists()

@@ -117,7 +117,7 @@ def make_train_step(
 def accumulate_gradient(
     grad_fn: Callable[..., Any], state: TrainState, batch: Batch, *, parts: int
 ) -> Any:
-    """Returns `((loss, batch_stats), grads)`, the batch taken in `parts` parts, one after the other.
+    """Returns `((loss, batch_stats), grads)`, the batch taken in `parts`, one after the other.
 
     Loss and gradient are the means over the parts, so those of the whole batch but for BatchNorm:
     it normalises with the moments of a part, and its averages move once a part.
