@@ -95,9 +95,17 @@ def _data(dataset: str) -> ConfigDict:
             "format": "coco",  # of the folder: one of FORMATS in trashseg_jax/data/formats
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            "val_fraction": 0.2,  # where both files are the same one
+            # Folders of their images, "" where they lie beside the json or in the usual places; and
+            # texts or jsons that list the names of a split's images, "": all that its json has.
+            **dict.fromkeys(("train_images", "val_images", "train_list", "val_list"), ""),
+            "val_fraction": 0.2,  # held out where both files are the same one, and nothing listed
             "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
             "paint_order": "area",  # or "reference"
+            "crowd": "class",  # what iscrowd marks counts as its category; "ignore": it doesn't
+            "boxes": "refuse",  # "ignore": what is in a box without an outline doesn't count
+            # The json's sizes and outlines are those of images with their EXIF rotation applied;
+            # "stored": without it; "mixed": the sizes without, the outlines with it.
+            "exif": "upright",
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
             "image_size": 512,

@@ -22,7 +22,7 @@ def figures(**changes):
         "step": 7,
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
         "skipped": [],
-        "clipped_annotations": 0,
+        "data_notes": {},
         **changes,
     }
 
@@ -83,7 +83,7 @@ def _lines(found):
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
-    found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
+    found = figures(skipped=["x.jpg: is damaged"], data_notes={"clipped": 3})
     write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
     for text in (format_table(found), (tmp_path / "report.html").read_text()):
         assert "skipped as bad: 1" in text

@@ -226,7 +226,7 @@ def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int
         **summary(result.confusion),
         **({} if refined is None else {"crf": {**summary(refined), "failed": failed}}),
         "skipped": data.problems,
-        "clipped_annotations": data.clipped,
+        "data_notes": data.notes,
     }
 
 
