@@ -103,15 +103,20 @@ def _data(dataset: str) -> ConfigDict:
             "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            # Of label images (docs/class_maps.md), below `dir`, "" where they are found by
-            # themselves: folders of photographs and of their labels,
+            # Below `dir`, "" where they are found by themselves: the folders of a split's images and
+            # of its label images (docs/class_maps.md), and texts or jsons that list its names.
             **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
-            **dict.fromkeys(("train_list", "val_list"), ""),  # text files with names to use,
-            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # the ends of the names.
+            **dict.fromkeys(("train_list", "val_list"), ""),
+            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # ends of label images' names
             "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
             "allow_overlap": False,  # True: train although all validation images are trained on
             "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
+            "crowd": "class",  # what iscrowd marks counts as its category; "ignore": it doesn't
+            "boxes": "refuse",  # "ignore": what is in a box without an outline doesn't count
+            # The json's sizes and outlines are those of images with their EXIF rotation applied;
+            # "stored": without it; "mixed": the sizes without, the outlines with it.
+            "exif": "upright",
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
             "image_size": 512,

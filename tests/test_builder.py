@@ -38,7 +38,7 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
 
 
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
-    listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder))
+    listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder), split="train")
     stored = prepared.source("train")[5]
     assert stored["image"] == listed[5].path.read_bytes()
     _, label = records.load_example(listed[5], num_classes=11)
@@ -186,7 +186,7 @@ def test_annotations_outside_the_image_are_counted(tmp_path):
     outside = {"file_name": "a.png", "category": "Paper", "segmentation": [box(-3, 1, 6, 4)]}
     write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
     shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
-    assert prepare(tmp_path / "data", tmp_path / "cache").clipped == 2  # once in each split
+    assert prepare(tmp_path / "data", tmp_path / "cache").notes == {"clipped": 2}  # in each split
 
 
 def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(folder, tmp_path):

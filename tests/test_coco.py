@@ -32,7 +32,9 @@ def good_folder(folder):
 
 def read(json_file, **options):
     checks = {"check_images": options.pop("check_images", True)}
-    return coco.read_coco(json_file, data_folder(json_file.parent, **options), **checks)
+    return coco.read_coco(
+        json_file, data_folder(json_file.parent, **options), split="train", **checks
+    )
 
 
 def test_records_keep_the_order_of_the_json(tmp_path):
@@ -98,7 +100,7 @@ def test_absent_images_are_no_matter_without_check_images(tmp_path):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     json_file, _ = good_folder(tmp_path)
     with pytest.raises(InputError, match="elsewhere: is not a folder"):
-        coco.read_coco(json_file, data_folder(tmp_path / "elsewhere", skip_bad=True))
+        coco.read_coco(json_file, data_folder(tmp_path / "elsewhere", skip_bad=True), split="train")
 
 
 def test_an_image_with_several_faults_is_reported_once(tmp_path):
@@ -189,8 +191,8 @@ def test_counts_are_those_of_the_label_map_and_the_annotations(tmp_path):
 
 @pytest.mark.parametrize("label", [-1, 11, 254])
 def test_a_label_out_of_range_is_refused(tmp_path, label):
-    wrong = painting.Annotation(77, label, [box(0, 0, 2, 2)], crowd=False)
-    objects = coco.Annotations(tmp_path / "a.png", (wrong,), "area")
+    wrong = painting.Annotation(77, label, [box(0, 0, 2, 2)], ignored=False)
+    objects = coco.Annotations(tmp_path / "a.png", (wrong,), {}, "area")
     with pytest.raises(InputError, match=rf"a\.png: annotation 77 has the label {label}"):
         objects.draw(height=10, width=15, num_classes=11)
 

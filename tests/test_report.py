@@ -27,7 +27,7 @@ def figures(**changes):
         "warnings": [],
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
         "skipped": [],
-        "clipped_annotations": 0,
+        "data_notes": {},
         **changes,
     }
 
@@ -100,7 +100,7 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
-    found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
+    found = figures(skipped=["x.jpg: is damaged"], data_notes={"clipped": 3})
     write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
     for text in (format_table(found), (tmp_path / "report.html").read_text()):
         assert "skipped as bad: 1" in text

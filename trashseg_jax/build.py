@@ -18,8 +18,9 @@ from trashseg_jax import alphas, folders, losses, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
+from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
 from trashseg_jax.data.painting import PAINT_ORDERS
-from trashseg_jax.data.records import DataFolder
+from trashseg_jax.data.records import EXIF, DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.models import pretrained, unet
 from trashseg_jax.models.encoders import ENCODERS
@@ -40,7 +41,9 @@ def check_options(config: Config) -> None:
     classes = taxonomy.load_class_map(config.data.class_map).classes
     nothing = np.zeros((1, len(classes)), np.int64)
     choose("data.format", config.data.format, FORMATS)
-    choose("data.paint_order", config.data.paint_order, PAINT_ORDERS)
+    data_options = {"paint_order": PAINT_ORDERS, "crowd": CROWDS, "boxes": BOXES, "exif": EXIF}
+    for key, options in data_options.items():
+        choose(f"data.{key}", config.data[key], options)
     image_weighting(config, nothing)
     alpha_scheme(config, nothing, nothing)
     if config.loss.alpha_values:

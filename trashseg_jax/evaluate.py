@@ -292,7 +292,7 @@ def summarize(
         **summary(result.confusion),
         **({} if refined is None else {"crf": {**summary(refined), "failed": failed}}),
         "skipped": data.problems,
-        "clipped_annotations": data.clipped,
+        "data_notes": data.notes,
         "warnings": warnings,
     }
 

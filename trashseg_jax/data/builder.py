@@ -1,5 +1,6 @@
 """Prepares a data set once, with TFDS: images as they are, label maps, counts per image."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -20,11 +21,13 @@ from tqdm import tqdm
 from trashseg_jax import folders
 from trashseg_jax.data import copies, locks
 from trashseg_jax.data.host_tensorflow import tf
+from trashseg_jax.data.photos import encode_again
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
 
 FORMAT = 4  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
+# What the fields of a DataFolder may be.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +73,14 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self.contents.splits.records}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        records, problems, clipped = self.contents.splits.records[split], [], 0
-        counts, images = [], []
+        records, problems = self.contents.splits.records[split], []
+        counts, images, notes = [], [], collections.Counter()
         for record, example in zip(records, self._load(records, split), strict=True):
             if isinstance(example, str):
                 problems.append(example)
                 continue
-            clipped += example.pop("clipped")
+            notes.update(example.pop("notes"))
+            notes["encoded_again"] += _make_decodable(example)
             counts.append((example["pixel_counts"], example["annotation_counts"]))
             images.append((record.file_name, example.pop("digest")))
             yield record.id, example
@@ -89,7 +93,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
         np.save(self.data_path / f"images_{split}.npy", np.array(images, np.str_))
         metadata: Any = self.info.metadata
-        metadata[split] = {"clipped": clipped, "problems": problems}
+        metadata[split] = {"notes": dict(+notes), "problems": problems}
 
     def _load(self, records: list[Record], split: str) -> Iterator[dict[str, Any] | str]:
         """Yields examples in order, loaded by as many processes as are worth it."""
@@ -110,6 +114,22 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
                 yield from progress(pool.map(load, records, chunksize=8))
             finally:
                 pool.shutdown(cancel_futures=True)  # a bad image: do not load the others first
+
+
+def _make_decodable(example: dict[str, Any]) -> bool:
+    """Encodes a JPEG again, in place, that TensorFlow can't decode; returns whether it was one.
+
+    An eighth of the size needs all of the file's codes, and less than half of the time.
+    """
+    image = example["image"]
+    if not image.startswith(b"\xff\xd8"):
+        return False  # a PNG is our own
+    try:
+        tf.io.decode_jpeg(image, channels=1, ratio=8)
+    except tf.errors.InvalidArgumentError:
+        example["image"] = encode_again(image)
+        return True
+    return False
 
 
 class Records:
@@ -161,10 +181,11 @@ class Prepared:
         return [*metadata["problems"], *(line for lines in splits for line in lines)]
 
     @property
-    def clipped(self) -> int:
-        """The number of annotations that reached outside their image."""
+    def notes(self) -> dict[str, int]:
+        """What is to be said of the images and annotations of all splits, as counts by kind."""
         metadata = self.builder.info.metadata
-        return sum(metadata[split]["clipped"] for split in self.builder.info.splits)
+        splits = (metadata[split]["notes"] for split in self.builder.info.splits)
+        return dict(sum(map(collections.Counter, splits), collections.Counter()))
 
     def source(self, split: str) -> "Records":
         """Returns random access to a split's records, in the json's order."""

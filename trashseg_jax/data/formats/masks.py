@@ -44,7 +44,7 @@ class LabelImage:
         """Reads the label map; the objects of a class are its connected pieces."""
         stored = read_label(self.path, self.class_map)
         classes = turn_upright(stored, self.path, self.photo, height=height, width=width)
-        return Label(classes, count_pieces(classes, num_classes=num_classes), clipped=0)
+        return Label(classes, count_pieces(classes, num_classes=num_classes), notes={})
 
 
 class Pairs(NamedTuple):
@@ -61,6 +61,11 @@ def read_splits(folder: DataFolder) -> Splits:
         raise InputError(
             'config.data.class_map: the map has neither "values" nor "colors", which say what the '
             "pixels of a label image are; add one of them (docs/class_maps.md)"
+        )
+    if folder.exif != "upright":
+        raise InputError(
+            f"config.data.exif={folder.exif!r}: must be 'upright' for label images, whose own size "
+            "says how their photographs are turned"
         )
     places = _given_places(folder) or find_places(folder.path)
     lists = _lists(folder, found="all" in places)
