@@ -212,10 +212,18 @@ def gather(kept: dict[str, list], samples: list[sheet.Sample]) -> Evaluation:
     return Evaluation(ids, valid["confusion"], refined, unrefined, samples)
 
 
-def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int) -> dict[str, Any]:
-    """Returns the figures of an evaluation as metrics.json holds them."""
+def summarize(
+    config: Config, data: "Prepared", result: Evaluation, *, step: int, resamples: int
+) -> dict[str, Any]:
+    """Returns the figures of an evaluation as metrics.json holds them.
+
+    Without resamples they lack the mIoU's interval.
+    """
     summary = partial(
-        metrics.summarize, classes=data.classes, common_share=config.eval.common_share
+        metrics.summarize,
+        classes=data.classes,
+        common_share=config.eval.common_share,
+        resamples=resamples,
     )
     refined = result.refined_confusion
     failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
@@ -234,7 +242,7 @@ def write_reports(
     config: Config, workdir: Path, data: "Prepared", result: Evaluation, *, step: int
 ) -> dict[str, Any]:
     """Writes metrics.json, samples.png and report.html of an evaluation; returns the metrics."""
-    figures = summarize(config, data, result, step=step)
+    figures = summarize(config, data, result, step=step, resamples=metrics.RESAMPLES)
     if jax.process_index() == 0:
         files.write_json(workdir / "metrics.json", figures)
         sheet.save_samples(workdir / "samples.png", result.samples, classes=data.classes)

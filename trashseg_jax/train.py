@@ -90,7 +90,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     log.write(step, numbers)
                 if evaluates:
                     result = score(state)
-                    figures = summarize(config, data, result, step=step)
+                    figures = summarize(config, data, result, step=step, resamples=0)
                     miou = figures["miou"]
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write(step, {"miou": miou, "iou": figures["iou"]})
