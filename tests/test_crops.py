@@ -22,6 +22,16 @@ def test_boxes_lie_within_the_image_and_reach_all_of_it():
     assert max(top.min(), left.min(), below.min(), beside.min()) < 10
 
 
+def test_every_place_where_a_box_fits_is_as_likely():
+    """Boxes of 3x3 in 4x5 pixels: two rows times three columns. Chi-square, 5 degrees of freedom."""
+    share = 9 / 20
+    top, left, height, width = draw((4, 5), count=1200, area=(share, share), ratio=(1.0, 1.0))
+    assert set(height) == set(width) == {3}
+    counts = np.bincount(3 * top + left, minlength=6)
+    assert len(counts) == 6
+    assert ((counts - 200) ** 2 / 200).sum() < 20.52  # its 99.9 % quantile
+
+
 @pytest.mark.parametrize(
     ("shape", "area"), [((3000, 3000), (0.1, 0.4)), ((2000, 3000), (0.1, 0.3))]
 )
