@@ -27,8 +27,9 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "stem_pool": "max",  # atrous, none: features of twice the size, output_stride <= 16
             "layer4": "standard",  # or reference_dilated
             "multi_grid": (1, 1, 1),  # factors on the dilations of layer4's blocks
-            # A hub id (timm/resnet34.a1_in1k), a .safetensors or .pth file, or "": random weights.
+            # A file of weights, a hub id (timm/resnet34.a1_in1k), or "": random weights.
             "pretrained": "",
+            "pretrained_prefix": "",  # before the encoder's names in it; "": found by itself
             "decoder_features": (256, 128, 64, 32, 16),
             "dtype": "bfloat16",  # of the convolutions; parameters are always float32
         }

@@ -15,11 +15,11 @@ REFERENCE = "--config=configs/reference.py"
 LOUD = {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
-def call(*arguments):
+def call(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-m", "trashseg_jax.main", *map(str, arguments)],
         cwd=ROOT,
-        env=os.environ | LOUD,
+        env=os.environ | LOUD | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -53,6 +53,12 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     config = json.loads((workdir / "config.json").read_text())
     assert (config["train"]["steps"], config["train"]["epochs"]) == (2, 0.0)
     assert set(config["derived"]["alpha"].values()) == {1.0}
+    # Of how many devices of which kind, with the processor's name in brackets.
+    assert re.fullmatch(r"4 x CPU \(.+, \d+ cores\)", config["derived"]["device"])
+    assert f"from step 0 to 2, on {config['derived']['device']}" in trained.stdout
+    # No terminal, so no bar: plain lines.
+    assert re.search(r"^step 2 of 2: loss \d\.\d+, .* images/s, 0 s left$", trained.stdout, re.M)
+    assert "\r" not in trained.stdout + trained.stderr
 
     (workdir / "metrics.json").unlink()
     evaluated = call("--mode=evaluate", f"--workdir={workdir}")
@@ -116,6 +122,15 @@ def test_help_and_wrong_options_import_no_large_library(arguments):
     command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.stdout.splitlines()[-1] == "imported: []"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "imaginary"])
+def test_a_platform_that_jax_lacks_is_one_line(tmp_path, platform):
+    result = call(REFERENCE, f"--workdir={tmp_path / 'run'}", JAX_PLATFORMS=platform)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: JAX cannot use that platform")
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_data_is_one_line_and_leaves_nothing(tmp_path):

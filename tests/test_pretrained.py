@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -74,10 +75,10 @@ def fresh_variables(encoder):
     return jax.tree.map(lambda x: np.full(x.shape, -1, np.float32), shapes)
 
 
-def load(path, **options):
+def load(path, *, prefix="", **options):
     """Loads a file into the fresh variables of an encoder with these options."""
     encoder = make_encoder(**options)
-    return pretrained.load_encoder(path, fresh_variables(encoder), encoder=encoder)
+    return pretrained.load_encoder(path, fresh_variables(encoder), encoder=encoder, prefix=prefix)
 
 
 def untouched(variables):
@@ -101,13 +102,56 @@ def test_weights_arrive_at_their_places(weights, save):
         np.testing.assert_array_equal(leaf, weights[name])
 
 
-@pytest.mark.parametrize("prefix", ["encoder.", "module.", "module.encoder."])
-def test_prefixed_names_of_whole_models_are_understood(weights, save, prefix):
-    named = {prefix + name: weight for name, weight in weights.items()}
-    outer = prefix.removesuffix("encoder.")
-    named[f"{outer}decoder.blocks.0.conv1.0.weight"] = np.zeros((2, 2, 3, 3), np.float32)
-    variables = load(save(named))
-    assert not untouched(variables)
+# What stands before an encoder's names in published files, and beside it, by where they come from.
+WRAPPERS = {
+    "a classifier trained in parallel": ("module.", ["module.fc.weight"]),
+    "segmentation_models_pytorch": ("encoder.", ["decoder.blocks.0.conv1.0.weight"]),
+    "the same, trained with Lightning": (
+        "state_dict.model.encoder.",
+        ["state_dict.model.segmentation_head.0.weight", "state_dict.loss.weight"],
+    ),
+    "mmsegmentation": (
+        "state_dict.backbone.",
+        ["state_dict.decode_head.conv_seg.weight", "state_dict.auxiliary_head.conv_seg.bias"],
+    ),
+    "torchvision's segmentation models": (
+        "backbone.",
+        ["classifier.4.weight", "aux_classifier.4.weight"],
+    ),
+    "SwAV": ("module.", ["module.projection_head.0.weight", "module.prototypes.weight"]),
+    "MoCo": (
+        "state_dict.module.encoder_q.",
+        ["state_dict.module.encoder_q.fc.0.weight", "state_dict.module.queue"],
+    ),
+    "DenseCL": ("state_dict.encoder_q.0.", ["state_dict.encoder_q.1.mlp.0.weight"]),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_the_encoder_is_found_in_whatever_model_holds_it(weights, save, name):
+    prefix, others = WRAPPERS[name]
+    named = {prefix + n: weight for n, weight in weights.items() if not n.startswith("fc.")}
+    named |= {other: np.zeros((2, 2), np.float32) for other in others}
+    assert not untouched(load(save(named)))
+
+
+def test_of_moco_s_two_encoders_the_query_is_taken(weights, save):
+    """The key encoder is its moving average, which nobody publishes."""
+    query = {f"module.encoder_q.{name}": weight for name, weight in weights.items()}
+    key = {f"module.encoder_k.{name}": np.asarray(weight + 5) for name, weight in weights.items()}
+    variables = load(save({**key, **query}))
+    expected = weights["bn1.bias"]
+    np.testing.assert_array_equal(variables["params"]["bn1"]["bias"], expected)
+
+
+def test_two_networks_in_a_file_are_an_error_until_one_is_named(weights, save):
+    student = {f"student.{name}": weight for name, weight in weights.items()}
+    teacher = {f"teacher.{name}": np.asarray(weight + 5) for name, weight in weights.items()}
+    path = save({**student, **teacher})
+    with pytest.raises(InputError, match=r"2 networks, under 'student\.', 'teacher\.'; .*_prefix"):
+        load(path)
+    bias = load(path, prefix="teacher.")["params"]["bn1"]["bias"]
+    np.testing.assert_array_equal(bias, weights["bn1.bias"] + 5)
 
 
 def test_dilated_encoders_load_the_same_weights(weights, save):
@@ -134,13 +178,25 @@ def without(weights, name):
         (lambda w: without(w, "layer4.1.bn2.running_var"), "layer4.1.bn2.running_var is missing"),
         (
             lambda w: {**w, "layer4.2.conv1.weight": w["layer4.1.conv1.weight"]},
-            r"layer4.2.conv1.weight is no weight .*model.encoder",
+            r"layer4.2.conv1.weight is not a weight .*model.encoder",
         ),
         (
             lambda w: {**w, "conv1.weight": np.zeros((64, 3, 7, 7), np.float32)},
             r"conv1.weight is \[7, 7, 3, 64\] .* \[7, 7, 3, 4\] .*model.width",
         ),
         (lambda w: {**w, "bn1.bias": np.zeros(5, np.float32)}, r"bn1.bias is \[5\] .* \[4\]"),
+        (
+            lambda w: {**w, "bn1.bias": np.array([1, 2, np.nan, 4], np.float32)},
+            "bn1.bias holds numbers that are not finite",
+        ),
+        (
+            lambda w: {"stem.0.weight": w["conv1.weight"], **without(w, "conv1.weight")},
+            r"conv1.weight is missing \(stem.0.weight is there: a stem of several convolutions\)",
+        ),
+        (
+            lambda w: {"blocks.0.attn.qkv.weight": np.zeros((3, 3), np.float32)},
+            r"other weights \(the first keys there are: blocks.0.attn.qkv.weight\)",
+        ),
     ],
 )
 def test_files_for_another_encoder_are_refused_with_the_key(weights, save, change, line):
@@ -159,9 +215,26 @@ def test_absent_and_damaged_files_are_one_line(tmp_path, name):
     assert len(str(raised.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("source", ["resnet34", "weights.bin", "a/b/c", "https://host/w"])
+@pytest.mark.parametrize("name", ["w.pt", "w.pth.tar", "w.ckpt", "w.bin", "w.safetensors"])
+def test_a_file_that_is_absent_is_never_taken_for_a_hub_id(name):
+    with pytest.raises(InputError, match="there is no such file"):
+        pretrained.read(f"folder/{name}")
+
+
+@pytest.mark.parametrize("name", ["w.bin", "w"])
+def test_a_file_is_read_by_what_it_holds(weights, save, tmp_path, name):
+    Path(save(weights)).rename(tmp_path / name)
+    assert pretrained.read(str(tmp_path / name)).keys() == weights.keys()
+
+
+def test_a_model_folder_is_read_from_its_weights(weights, save, tmp_path):
+    Path(save(weights)).rename(tmp_path / "model.safetensors")
+    assert pretrained.read(str(tmp_path)).keys() == weights.keys()
+
+
+@pytest.mark.parametrize("source", ["resnet34", "a/b/c", "https://host/w"])
 def test_sources_of_no_kind_are_refused(source):
-    with pytest.raises(InputError, match="must be a hub id"):
+    with pytest.raises(InputError, match="or a hub id"):
         pretrained.read(source)
 
 
@@ -194,13 +267,6 @@ def hub(download):
     return types.SimpleNamespace(hf_hub_download=download, utils=utils)
 
 
-def test_pth_without_torch_is_a_line(tmp_path, monkeypatch):
-    (tmp_path / "weights.pth").touch()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"weights\.pth.*needs PyTorch"):
-        pretrained.read(str(tmp_path / "weights.pth"))
-
-
 def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
     save, tiny_config, tiny_model, tmp_path
 ):
@@ -212,7 +278,7 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
         for variables in ({"params": state.params, "batch_stats": state.batch_stats}, state.ema):
             encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
             expected = pretrained.load_encoder(
-                config.model.pretrained, encoder, encoder=model.encoder
+                config.model.pretrained, encoder, encoder=model.encoder, prefix=""
             )
             jax.tree.map(np.testing.assert_array_equal, encoder, expected)
         average = jax.tree.leaves(state.ema["params"])

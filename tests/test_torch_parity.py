@@ -177,7 +177,7 @@ def test_resnet_features_are_pytorchs(block, depths, options, height, width, tmp
     # The convolutions that "reference_dilated" leaves fresh are loaded here too.
     every_leaf = dataclasses.replace(ours, layer4="standard")
     variables = pretrained.load_encoder(
-        str(tmp_path / "weights.safetensors"), zeros(ours, image), encoder=every_leaf
+        str(tmp_path / "weights.safetensors"), zeros(ours, image), encoder=every_leaf, prefix=""
     )
     features = ours.apply(variables, image, train=False)
     for ours_at, theirs_at in zip(features, theirs(tensor), strict=True):
@@ -217,12 +217,28 @@ def unet_name(path, encoder):
     return f"decoder.blocks.{int(part.removeprefix('up')) - 1}.{module}.{leaf}"
 
 
-@pytest.mark.parametrize("nested", [False, True])
-def test_pth_files_are_read(tmp_path, nested):
-    weights = {"conv1.weight": torch.ones(2, 3, 7, 7, dtype=torch.float16)}
-    torch.save({"state_dict": weights} if nested else weights, tmp_path / "weights.pth")
-    read = pretrained.read(str(tmp_path / "weights.pth"))
-    np.testing.assert_array_equal(read["conv1.weight"], np.ones((2, 3, 7, 7), np.float32))
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_of_torch_save_are_read_without_it(tmp_path, zipped):
+    """In both of its formats: views, types, and what a training's checkpoint holds besides."""
+    base = torch.arange(24.0).reshape(4, 6)
+    tensors = {
+        "transposed": base.t(),
+        "part": base[1:, 2:],
+        "parameter": torch.nn.Parameter(base),
+        "half": base.half(),
+        "bfloat16": base.bfloat16(),
+        "count": torch.tensor(3),
+        "mask": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 3),
+    }
+    content = {"state_dict": tensors, "epoch": 3, "optimizer": {"lr": 0.1}}
+    path = tmp_path / "weights.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    actual = pretrained.read(str(path))
+    assert actual.keys() == {f"state_dict.{name}" for name in tensors}
+    for name, tensor in tensors.items():
+        expected = tensor.detach().float().numpy()
+        np.testing.assert_array_equal(actual[f"state_dict.{name}"].astype(np.float32), expected)
 
 
 class Payload:
@@ -235,14 +251,10 @@ class Payload:
         return (open, (self.path, "w"))
 
 
-def test_code_in_pth_files_is_not_run(tmp_path):
-    torch.save({"conv1.weight": Payload(str(tmp_path / "ran"))}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=r"weights\.pth: is no file of weights alone"):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_pth_files_is_not_run(tmp_path, zipped):
+    content = {"conv1.weight": Payload(str(tmp_path / "ran"))}
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(InputError, match=r"weights\.pth: would call 'io.open'"):
         pretrained.read(str(tmp_path / "weights.pth"))
     assert not (tmp_path / "ran").exists()
-
-
-def test_pth_files_that_hold_other_than_tensors_are_refused(tmp_path):
-    torch.save({"conv1.weight": torch.ones(1), "epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match="'epoch' is no tensor"):
-        pretrained.read(str(tmp_path / "weights.pth"))

@@ -145,7 +145,12 @@ def build_model(config: Config, *, num_classes: int) -> unet.UNet:
 def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:
     """Returns the model's `variables` with the encoder's weights that `model.pretrained` names."""
     fresh = {kind: tree["encoder"] for kind, tree in variables.items()}
-    loaded = pretrained.load_encoder(config.model.pretrained, fresh, encoder=model.encoder)
+    loaded = pretrained.load_encoder(
+        config.model.pretrained,
+        fresh,
+        encoder=model.encoder,
+        prefix=config.model.pretrained_prefix,
+    )
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 

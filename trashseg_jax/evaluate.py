@@ -181,7 +181,7 @@ def collect(
     wanted = {"id", "mask", "confusion", "refined_confusion", "unrefined"}
     kept: dict[str, list] = {}
     samples, place = [], 0
-    for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch"):
+    for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch", disable=None):
         for key in batch.keys() & wanted:
             kept.setdefault(key, []).append(batch[key])  # fetched at the end: no waiting here
         rows = np.flatnonzero(np.isin(place + np.arange(len(batch["id"])), sample_at))

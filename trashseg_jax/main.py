@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
+    check_devices()
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax import build
     from trashseg_jax.devices import program_cache
@@ -147,6 +148,13 @@ def join_processes(config: ConfigDict, workdir: Path) -> None:
         repr(found).encode(),
         remedy="all hosts must share that folder",
     )
+
+
+def check_devices() -> None:
+    """Raises InputError where JAX has no device to use; before anything is prepared."""
+    from trashseg_jax.devices import sharding
+
+    sharding.describe_devices()
 
 
 EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}

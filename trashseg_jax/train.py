@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64
-from tqdm import tqdm
 
 from trashseg_jax import build, steps
 from trashseg_jax.data import sampling
@@ -25,6 +24,7 @@ from trashseg_jax.run.divergence import FiniteWatch
 from trashseg_jax.run.interrupts import StepBoundary
 from trashseg_jax.run.lock import RunLock
 from trashseg_jax.run.log import RunLog
+from trashseg_jax.run.progress import Progress
 from trashseg_jax.run.resume import Changes, check_resume
 from trashseg_jax.settings import Config
 
@@ -52,7 +52,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     train_step = build_train_step(config, model, tx, alpha)
     score = build_scorer(config, data, model, mesh, refine=False)
     score_last = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
-    derived = balance(data, alpha, image_weights)
+    device = sharding.describe_devices()
+    derived = {**balance(data, alpha, image_weights), "device": device}
 
     folder = workdir / "checkpoints"
     changes = check_resume(config, workdir, derived) if has_checkpoint(folder) else {}
@@ -61,14 +62,17 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         state = start(config, checkpoints, model, tx, mesh)
         first = checkpoints.latest_step or 0  # state.step would wait for the weights
         record_start(config, workdir, derived, changes)
-        print(f"{workdir}: {len(image_weights)} training images, from step {first} to {total}")
+        print(
+            f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
+            f"{device}"
+        )
         batches = train_batches(config, data, image_weights, start_step=first)
         watch = FiniteWatch(workdir) if build.stops_at_nan(config) else None
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
             StepBoundary(several_processes=jax.process_count() > 1) as boundary,
-            tqdm(total=total, initial=first, unit="step", desc="Training") as progress,
+            Progress(first=first, total=total) as progress,
         ):
             if changes or first == 0:
                 log.write(first, {"changes": changes} if first else derived)
@@ -84,9 +88,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                 if logs:
                     rate = log.images_per_second(step, config.train.batch_size)
                     numbers = entry(scalars, schedule(step - 1), rate)
-                    shown = {"loss": f"{numbers['loss']:.3f}", "images_per_s": f"{rate:.1f}"}
-                    progress.set_postfix(shown, refresh=False)
-                    progress.update(step - progress.n)
+                    progress.show(step, loss=numbers["loss"], images_per_second=rate)
                     log.write(step, numbers)
                 if evaluates:
                     result = score(state)

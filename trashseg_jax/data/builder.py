@@ -97,7 +97,8 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             num_classes=len(self.contents.classes),
             skip_bad=self.contents.skip_bad,
         )
-        progress = partial(tqdm, total=len(records), desc=f"Preparing {split}", unit="image")
+        options = {"desc": f"Preparing {split}", "unit": "image", "disable": None}
+        progress = partial(tqdm, total=len(records), **options)
         workers = min(os.cpu_count() or 1, len(records) // RECORDS_PER_WORKER)
         if workers < 2:
             yield from progress(map(load, records))

@@ -1,5 +1,8 @@
 """Data parallelism over all devices: state replicated, batches split along their first axis."""
 
+import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,6 +13,36 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from trashseg_jax.errors import InputError
 
 ON_HOST = ("id", "size")  # keys of a batch that no device needs
+
+
+def describe_devices() -> str:
+    """Returns how many devices there are, and of which kind; of CPUs the processor's name.
+
+    Raises InputError where JAX finds none of the platform that it is told to use.
+    """
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a platform has no plugin
+        platforms = os.environ.get("JAX_PLATFORMS", "")
+        reason = next(iter(str(error).strip().splitlines()), "it is not installed here")
+        raise InputError(
+            f"JAX_PLATFORMS={platforms}: JAX cannot use that platform ({reason}); unset the "
+            "variable, or pip install -r requirements-cuda.txt for an NVIDIA GPU"
+        ) from error
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"CPU ({processor_name()}, {os.cpu_count()} cores)"
+    return f"{len(devices)} x {kind}"
+
+
+def processor_name() -> str:
+    """Returns the processor's model as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def make_mesh() -> Mesh:

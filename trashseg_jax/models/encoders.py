@@ -20,7 +20,6 @@ class Encoder(Protocol):
 
     output_stride: int
     remat: bool
-    published_head: str  # what published files call the classifier, which is left out
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features: ...
 

@@ -112,7 +112,6 @@ class ResNet(nn.Module):
     layer4: str  # of LAYER4_RATES
     multi_grid: tuple[int, ...]
     remat: bool
-    published_head = "fc"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
