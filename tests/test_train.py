@@ -101,6 +101,8 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
     shown = [decode_label(label)[1::2, 1::2] for label in expected]
     np.testing.assert_array_equal(batch["label"], shown)
+    # The step needs it to tell padding from content.
+    assert "size" in sharding.shard_batch(batch, sharding.make_mesh())
 
 
 def test_metrics_cover_every_validation_image_once(whole_run, prepared):
