@@ -103,7 +103,7 @@ def _data(dataset: str) -> ConfigDict:
             "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            # Below `dir`, "" where they are found by themselves: the folders of a split's images and
+            # Below `dir`, "" where they are found by themselves: folders of a split's images and
             # of its label images (docs/class_maps.md), and texts or jsons that list its names.
             **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
             **dict.fromkeys(("train_list", "val_list"), ""),

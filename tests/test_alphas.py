@@ -50,6 +50,12 @@ def test_median_frequency_counts_only_images_with_the_class():
     np.testing.assert_allclose(alphas.median_frequency(pixels), [0.5, 1, 1.5])
 
 
+def test_median_is_of_the_frequencies_of_classes_that_occur():
+    """Of 0.2, 0.3 and 0.6, so 0.3; with an absent class's 0 it would be 0.25."""
+    pixels = np.array([[0, 70, 30, 0], [0, 50, 30, 20]])
+    np.testing.assert_allclose(alphas.median_frequency(pixels), [0, 0.5, 1, 1.5])
+
+
 def test_effective_number_of_small_counts():
     """beta 0.5: E = 1, 1.5, 1.75 for 1, 2, 3 samples; the inverses, scaled to a sum of 3."""
     inverses = np.array([1, 2 / 3, 4 / 7])

@@ -25,7 +25,7 @@ def figures(**changes):
         "skipped_updates": 0,
         "loss": 1.5,
         "warnings": [],
-        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
+        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
         "skipped": [],
         "data_notes": {},
         **changes,
@@ -48,7 +48,7 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
     assert rows["Glass<i>"][0] == "absent"
     assert rows["mIoU"] == ["0.6687"]  # (0.9375 + 0.4) / 2 = 0.66875, rounded to even
     counts = np.array([[[9, 1, 1], [1, 0, 0], [0, 0, 0]]])
-    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0)
+    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0, resamples=10)
     lines = format_table(figures() | found).splitlines()
     assert lines[2].endswith("never hit")
     assert lines[3].endswith("not in the truth")
@@ -65,7 +65,10 @@ def test_balance_shows_alpha_and_shares_by_class():
 
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
-    crf = {**metrics.summarize(refined, classes=CLASSES, common_share=0.0), "failed": []}
+    crf = {
+        **metrics.summarize(refined, classes=CLASSES, common_share=0.0, resamples=10),
+        "failed": [],
+    }
     write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
     page = (tmp_path / "report.html").read_text()
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
