@@ -21,12 +21,12 @@ def test_annotation_ratio_does_not_look_at_the_background():
 
 
 def test_counts_are_pixels_images_and_annotations():
-    pixels = np.array([[90, 10, 0], [50, 0, 0], [0, 7, 3]])
-    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 1, 4]])
+    pixels = np.array([[90, 10, 0], [50, 0, 0], [40, 0, 0], [0, 7, 3]])
+    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 0, 0], [0, 1, 4]])
     counts = alphas.class_counts(pixels, annotations)
-    assert counts["pixels"].tolist() == [140, 17, 3]
-    assert counts["images"].tolist() == [2, 2, 1]
-    assert counts["annotations"].tolist() == [2, 3, 4]  # the background: its two images
+    assert counts["pixels"].tolist() == [180, 17, 3]
+    assert counts["images"].tolist() == [3, 2, 1]
+    assert counts["annotations"].tolist() == [3, 3, 4]  # the background: its three images
 
 
 def test_inverse_frequency_of_power_one_is_total_over_classes_times_count():

@@ -32,6 +32,25 @@ def test_every_place_where_a_box_fits_is_as_likely():
     assert ((counts - 200) ** 2 / 200).sum() < 20.52  # its 99.9 % quantile
 
 
+def test_boxes_may_be_as_high_or_as_wide_as_the_image():
+    """Of 4x4 in 4x6 pixels and in 6x4: drawn, not the one in the middle where none fits."""
+    share = 16 / 24
+    for shape, axis in (((4, 6), 1), ((6, 4), 0)):
+        corner = draw(shape, count=40, area=(share, share), ratio=(1.0, 1.0))[axis]
+        assert set(corner) == {0, 1, 2}
+
+
+def test_ten_boxes_are_tried():
+    """Of 2^-0.1 of a square one in ten fits in: those of a logarithm within a tenth of its range.
+
+    So 0.9^10 of the images fall back to the whole, within 4 standard deviations of 1,000.
+    """
+    share = 2**-0.1
+    _, _, height, width = draw((1000, 1000), area=(share, share))
+    fallen = np.mean((height == 1000) & (width == 1000))
+    assert abs(fallen - 0.9**10) < 4 * np.sqrt(0.35 * 0.65 / 1000)
+
+
 @pytest.mark.parametrize(
     ("shape", "area"), [((3000, 3000), (0.1, 0.4)), ((2000, 3000), (0.1, 0.3))]
 )

@@ -91,6 +91,17 @@ def test_common_mean_leaves_out_rare_classes():
     assert figures["miou"] == (98 / 99 + 1 + 0) / 3
 
 
+def test_figures_by_hand():
+    """Truth 6, 3 and 1 of ten pixels; predicted 5, 5 and 0."""
+    figures = summarize(np.array([[[4, 2, 0], [0, 3, 0], [1, 0, 0]]]), common_share=0.3)
+    assert figures["pixel_accuracy"] == 7 / 10
+    assert figures["pixel_share"] == {"a": 0.6, "b": 0.3, "c": 0.1}
+    assert figures["iou"] == {"a": 4 / 7, "b": 3 / 5, "c": 0}
+    assert figures["mean_dice"] == pytest.approx((8 / 11 + 6 / 8 + 0) / 3)
+    # A class with exactly the share counts.
+    assert figures["miou_common"] == pytest.approx((4 / 7 + 3 / 5) / 2)
+
+
 def test_per_image_mean_weighs_images_alike():
     perfect = np.diag([10, 0, 0])
     wrong = np.array([[0, 0, 1000], [0, 0, 0], [0, 0, 0]])
