@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trashseg_jax import settings
 from trashseg_jax.report.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -72,7 +73,7 @@ class Score(NamedTuple):
 
 def main() -> None:
     options, extra = parse_arguments(sys.argv[1:])
-    out = Path(options.out or f"runs/table-{options.dataset}")
+    out = Path(settings.expand_home(options.out or f"runs/table-{options.dataset}"))
     figures = {experiment: [] for experiment in EXPERIMENTS}
     for seed in range(options.seeds):
         for experiment in EXPERIMENTS:
