@@ -35,10 +35,18 @@ RANGES: dict[str, Rule] = {
     "data.dir": PATH_OR_EMPTY,
     "data.train_file": FILE,
     "data.val_file": FILE,
+    **{
+        f"data.{split}_{what}": PATH_OR_EMPTY
+        for split in ("train", "val")
+        for what in ("images", "labels", "list")
+    },
+    "data.image_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
+    "data.label_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
     "data.val_fraction": SHARE_BELOW_ONE,
-    "data.class_map": Text("a class map's name, or a json file's path", r"[^\0]+", path=True),
+    "data.class_map": Text("a class map's name, or a json file's path", r"[^\0]*", path=True),
     "data.paint_order": NAMED,
     "data.skip_bad": YES_OR_NO,
+    "data.allow_overlap": YES_OR_NO,
     "data.cache_dir": PATH_OR_EMPTY,
     "data.image_size": Number(whole=True, at_least=8, at_most=2**13),
     "data.sampling.name": NAMED,
@@ -108,6 +116,9 @@ RANGES: dict[str, Rule] = {
     "eval.split": OneOf(("train", "val")),
     "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
     "eval.common_share": SHARE_BELOW_ONE,
+    "eval.tag": Text(
+        'a plain name, the end of a folder\'s, or ""', r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?"
+    ),
     # crf
     "crf.enabled": YES_OR_NO,
     "crf.iterations": Number(whole=True, at_least=1, at_most=1000),
@@ -182,13 +193,13 @@ def _check_folder(config: Config) -> None:
     if config.data.name != "demo" and not config.data.dir:
         raise InputError(
             f"config.data.dir is empty: data set {config.data.name!r} needs the folder with "
-            "its json files and images; pass --config.data.dir=FOLDER"
+            "its images and json files or label images; pass --config.data.dir=FOLDER"
         )
 
 
 def _check_held_out(config: Config) -> None:
     data = config.data
-    if data.train_file == data.val_file and data.val_fraction == 0:
+    if data.format == "coco" and data.train_file == data.val_file and data.val_fraction == 0:
         raise InputError(
             f"config.data.val_fraction={data.val_fraction}: must be above 0, the share of the "
             f"images of {data.train_file} to hold out, since config.data.val_file is the same file"

@@ -211,7 +211,7 @@ def test_missing_package_is_told_before_training(tiny_config, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)  # its import fails
     config = tiny_config()
     config.crf.enabled = True
-    with pytest.raises(InputError, match="pip install pydensecrf2") as caught:
+    with pytest.raises(InputError, match=r"pip install pydensecrf2.*on 3\.13") as caught:
         train.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -295,7 +295,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     pool = CrfPool(2, die, timeout=60.0)
     monkeypatch.setattr(build, "build_crf", lambda config: pool)
     mesh = sharding.make_mesh()
-    score = evaluate.build_scorer(config, prepared, Model(), mesh, refine=True)
+    loss = build.build_loss(config, np.ones(11))
+    score = evaluate.build_scorer(config, prepared, Model(), loss, mesh, refine=True)
     result = score(steps.TrainState(0, 0, {}, {}, (), {}))
 
     place = result.ids.tolist().index(victim)
@@ -305,7 +306,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     np.testing.assert_array_equal(result.refined_confusion, expected)
     assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
 
-    figures = evaluate.write_reports(config, tmp_path, prepared, result, step=0)
+    figures = evaluate.summarize(config, prepared, result, step=0, skipped=0, warnings=[])
+    evaluate.write_reports(tmp_path, figures, result.samples, log=tmp_path / "log.jsonl")
     reason = "worker died (signal 9), then worker died (signal 9)"
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [
         {"id": victim, "reason": reason}

@@ -140,6 +140,10 @@ WORDS = {
     "latest, best or a step's number": (["latest", "best", "500"], ["", "newest", "-5", "1.5"]),
     "a name": (["adam"], [""]),
     "a file's path": (["a.json", "~/a.json"], ["", "a\0b"]),
+    'a plain name, the end of a folder\'s, or ""': (
+        ["", "seen", "a-2.b_"],
+        ["../x", "a/b", ".hidden", "a b", "x" * 101, "a\n"],
+    ),
     'text like "Battery=20,Metal=2", or ""': (["", "Battery=20"], ["Battery"]),
 }
 ANYTHING = (["", "a folder/b"], ["a\0b"])
@@ -306,5 +310,6 @@ def test_home_folder_is_expanded_in_every_path_and_nowhere_else(monkeypatch):
         "data.val_file",
         "data.class_map",
         "data.cache_dir",
+        *(f"data.{s}_{w}" for s in ("train", "val") for w in ("images", "labels", "list")),
         "model.pretrained",
     }

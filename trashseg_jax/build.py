@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-import os
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float64, Int64
 
-from trashseg_jax import alphas, losses, optim
+from trashseg_jax import alphas, folders, losses, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
@@ -69,8 +69,7 @@ def cache_dir(config: Config) -> Path:
     """Returns where prepared data lies."""
     if config.data.cache_dir:
         return Path(config.data.cache_dir)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "trashseg_jax"
+    return folders.user_cache()
 
 
 def build_data(config: Config) -> "Prepared":
@@ -100,8 +99,15 @@ def demo_folder(config: Config) -> Path:
     arguments = config.data.demo.to_dict()
     name = "demo-" + "-".join(f"{key}{value}" for key, value in arguments.items())
     folder = Path(config.data.dir) if config.data.dir else cache_dir(config) / name
-    with locks.locked(folder):
-        scenes.render_demo(folder, **arguments)
+    option = "data.dir" if config.data.dir else "data.cache_dir"
+    with folders.explained(folder, f"name another folder with --config.{option}"):
+        lock = locks.ensure(
+            folder,
+            is_there=partial(scenes.is_rendered, folder, **arguments),
+            make=partial(scenes.render_demo, folder, **arguments),
+        )
+    if lock:
+        lock.close()
     return folder
 
 
@@ -136,6 +142,21 @@ def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any])
         prefix=config.model.pretrained_prefix,
     )
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
+
+
+def take_encoder(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """Returns `variables` with the encoder that `load_pretrained` gave, but what is abstract in it.
+
+    That is what no file has; `loaded` may be of a model with other classes.
+    """
+
+    def take(own, other):
+        return own if isinstance(other, jax.ShapeDtypeStruct) else other
+
+    return {
+        kind: {**tree, "encoder": jax.tree.map(take, tree["encoder"], loaded[kind]["encoder"])}
+        for kind, tree in variables.items()
+    }
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:

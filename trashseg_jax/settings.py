@@ -64,7 +64,8 @@ def read_config(workdir: Path, *, defaults: Callable[[str], Config]) -> ConfigDi
     if not path.exists():
         raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
     content = _read_json(path)
-    content.pop("derived", None)  # what the run computed from its data
+    for name in ("derived", "identity"):  # what the run computed, no options
+        content.pop(name, None)
     content["recipes"] = {str(content.get("recipe")): {}}
     older = defaults(content["data"].get("name")).to_dict()
     del older["recipes"]
