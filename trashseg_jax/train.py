@@ -240,7 +240,7 @@ def build_train_step(
 def describe_classes(
     data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
 ) -> dict[str, Any]:
-    """Returns, by class, alpha and the share of images that hold it, before and after sampling."""
+    """Returns, by class, its weight (alpha) and share of images, before and after sampling."""
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)
