@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_coco import box, data_folder, write_coco_folder
+from PIL import Image
 
 from trashseg_jax.data import builder, copies, records
 from trashseg_jax.data.formats import coco
+from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
@@ -204,6 +207,56 @@ def test_annotations_outside_the_image_are_counted(tmp_path):
     write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
     shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
     assert prepare(tmp_path / "data", tmp_path / "cache").notes == {"clipped": 2}  # in each split
+
+
+def undecodable_jpeg():
+    """Returns a JPEG that Pillow reads and TensorFlow refuses, for a marker within its scan."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=80)
+    data, scan = file.getvalue(), file.getvalue().index(b"\xff\xda")
+    for at in range(len(data) // 2, len(data) - 2):
+        assert at > scan
+        spoiled = data[:at] + b"\xff\xe0" + data[at:]
+        try:
+            Image.open(io.BytesIO(spoiled)).load()
+        except OSError:
+            continue
+        try:
+            tf.io.decode_image(spoiled, channels=3)
+        except tf.errors.InvalidArgumentError:
+            return spoiled
+    raise AssertionError("there is none")
+
+
+def test_a_jpeg_that_tensorflow_refuses_is_stored_as_one_that_it_decodes(tmp_path):
+    data = undecodable_jpeg()
+    one = {"file_name": "a.jpg", "category": "Paper", "segmentation": [box(1, 1, 6, 4)]}
+    write_coco_folder(tmp_path / "data", images={"a.jpg": data}, annotations=[one])
+    shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
+    prepared = prepare(tmp_path / "data", tmp_path / "cache")
+    assert prepared.notes == {"encoded_again": 2}  # in each split
+    decoded = tf.io.decode_image(prepared.source("train")[0]["image"], channels=3).numpy()
+    seen = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decoded.astype(int) - seen).mean() < 6  # of 255: noise, at quality 95
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"crowd": "person"}, "config.data.crowd='person': must be one of class, ignore"),
+        ({"boxes": "paint"}, "config.data.boxes='paint': must be one of refuse, ignore"),
+        ({"exif": "no"}, "config.data.exif='no': must be one of upright, mixed, stored"),
+        ({"paint_order": "random"}, "config.data.paint_order='random': must be one of area, ref"),
+        ({"val_file": "train.json", "val_fraction": 0.0}, "config.data.val_fraction=0.0: must be"),
+        ({"val_file": "train.json", "val_fraction": -0.2}, "between 0 and 1"),
+        ({"val_file": "train.json", "val_fraction": float("nan")}, "config.data.val_fraction=nan"),
+    ],
+)
+def test_options_are_checked_before_anything_is_written(demo_folder, tmp_path, options, named):
+    with pytest.raises(InputError, match=named):
+        prepare(demo_folder, tmp_path / "cache", **options)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(folder, tmp_path):

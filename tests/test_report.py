@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import html
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from trashseg_jax.data import taxonomy
 from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.page import write_html
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
-from trashseg_jax.report.table import format_balance, format_table
+from trashseg_jax.report.table import NOTES, format_balance, format_table
 
 CLASSES = ("Background", "Metal", "Glass<i>")
 CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
@@ -109,6 +110,15 @@ def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
         assert "skipped as bad: 1" in text
         assert "x.jpg: is damaged" in text
         assert "clipped: 3" in text
+
+
+def test_each_note_on_the_data_has_its_line_in_the_table_and_the_page(tmp_path):
+    counts = {kind: 101 + place for place, kind in enumerate(NOTES)}
+    found = figures(data_notes=counts)
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    for text in (format_table(found), (tmp_path / "report.html").read_text()):
+        for kind, count in counts.items():
+            assert f"{NOTES[kind]}: {count}" in html.unescape(text)
 
 
 def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
