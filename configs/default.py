@@ -1,10 +1,12 @@
 """Every key and its default. An experiment's file states only its differences."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from trashseg_jax.errors import InputError
 
-DATASETS = ("demo", "aistage", "taco", "coco")
+DATASETS = ("demo", "aistage", "taco", "coco", "masks")
+# A map of category names serves many COCO files; the values of label images mean anything.
+CLASS_MAPS = {"taco": "taco", "masks": ""}
 
 
 def get_config(dataset: str = "demo") -> ConfigDict:
@@ -50,20 +52,25 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "steps": 0,  # steps or epochs, not both
             "epochs": 40.0,
             "batch_size": 16,  # over all devices of all processes
-            # Against too little memory, see docs/benchmarks.md: a batch in so many parts, one
-            # after the other, and block by block computed again in the backward pass.
+            # Where memory is short (docs/benchmarks.md): the number of parts that a batch is taken
+            # in, one after the other; activations computed again in the backward pass.
             "accumulate": 1,
             "remat": False,
             "log_every": 20,
             "eval_every": 500,
             "checkpoint_every": 500,
             "keep_checkpoints": 2,  # the latest; the best by mIoU is kept besides
-            "ema_decay": 0.999,  # of the weights that are evaluated; 0: the trained ones are
+            "ema_decay": 0.999,  # of the weights' average, which is evaluated; 0: no average
         }
     )
-    # common_share: `miou_common` leaves out classes with a smaller share of the pixels.
     config.eval = ConfigDict(
-        {"batch_size": 16, "split": "val", "checkpoint": "latest", "common_share": 0.001}
+        {
+            "batch_size": 16,
+            "split": "val",  # or train
+            "checkpoint": "latest",  # best: by mIoU; or the step of one
+            "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
+            "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
+        }
     )
     # Refines the final evaluation's predictions (pydensecrf, see docs/crf.md). A sxy is in pixels
     # of the scaled image, srgb in grey levels of 0..255; a compat of 0 leaves its term out.
@@ -92,11 +99,18 @@ def _data(dataset: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": dataset,
-            "format": "coco",  # of the folder: one of FORMATS in trashseg_jax/data/formats
+            # Of the folder: one of FORMATS in trashseg_jax/data/formats.
+            "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            "val_fraction": 0.2,  # where both files are the same one
-            "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
+            # Of label images (docs/class_maps.md), below `dir`, "" where they are found by
+            # themselves: folders of photographs and of their labels,
+            **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
+            **dict.fromkeys(("train_list", "val_list"), ""),  # text files with names to use,
+            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # the ends of the names.
+            "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
+            "allow_overlap": False,  # True: train although all validation images are trained on
+            "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
@@ -126,9 +140,13 @@ def _loss() -> ConfigDict:
             "name": "cross_entropy",  # or focal
             "gamma": 2.0,  # focal: 0 is cross-entropy
             "label_smoothing": 0.0,
-            # Each pixel's weight by class, from the training split: none, annotation_ratio,
-            # inverse_frequency, median_frequency, effective_number, enet; see alphas.py.
+            # The scheme of the class weights (alpha), each pixel's weight by its class, from the
+            # training split: none, annotation_ratio, inverse_frequency, median_frequency,
+            # effective_number, enet; see alphas.py.
             "alpha": "none",
+            # Class weights of your own in place of a scheme: one a class, (1.0, 2.0, ...), or by
+            # name, "Battery=20,Metal=2", the others then 1.
+            "alpha_values": FieldReference("", field_type=object),
             # What inverse_frequency and effective_number count: images, annotations, pixels.
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trashseg_jax import alphas
+from trashseg_jax.errors import InputError
 
 # Recycle Trash's annotations of classes 1 to 10; the background has none.
 COMPETITION = np.array([0, 2782, 9311, 659, 562, 610, 3090, 1343, 7643, 63, 177])
@@ -102,3 +103,35 @@ def test_class_that_never_occurs_weighs_nothing(weights):
         nothing = weights(np.zeros((1, 3), int))
     assert (actual > 0).tolist() == [True, False, True]
     assert not np.any(nothing[1:])
+
+
+NAMES = ("Background", "Battery", "Plastic bag")
+
+
+def test_own_weights_are_one_a_class_or_by_name():
+    np.testing.assert_array_equal(alphas.own_weights((0, 1, 2.5), classes=NAMES), [0, 1, 2.5])
+    actual = alphas.own_weights("plastic bag = 2, Battery=2e1", classes=NAMES)
+    np.testing.assert_array_equal(actual, [1, 20, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ((1.0, 2.0), "has 2 weights; it must have one for each of the 3 classes, Background, Bat"),
+        ((0.0, 0.0, 0.0), "is 0 for every class; at least one weight must be above 0"),
+        ("Background=0,Battery=0,Plastic bag=0", "is 0 for every class"),
+        ("Batery=2", "there is no class 'Batery'; the nearest is 'Battery'"),
+        ("Battery", "'Battery' must be CLASS=NUMBER"),
+        ("Battery=2,", "'' must be CLASS=NUMBER"),
+        ("Battery=2,battery=3", "class 'Battery' appears twice; remove one"),
+        ("Battery=-2", "the weight '-2' must be a number from 0 to 1000000"),
+        ("Battery=nan", "the weight 'nan' must be"),
+        ("Battery=1e400", "the weight '1e400' must be"),
+        ("Battery=many", "the weight 'many' must be"),
+    ],
+)
+def test_own_weights_that_fit_no_class_are_refused(values, line):
+    with pytest.raises(InputError) as caught:
+        alphas.own_weights(values, classes=NAMES)
+    assert str(caught.value).startswith("config.loss.alpha_values=")
+    assert line in str(caught.value)

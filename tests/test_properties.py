@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from configs import default, run
 from trashseg_jax import losses, metrics
+from trashseg_jax.configs import default, run
 from trashseg_jax.report import files
 from trashseg_jax.settings import flatten, resolve_config
 
@@ -124,7 +124,10 @@ def values_like(value):
 
 DEFAULTS = dict(flatten(default.get_config("aistage")))
 # A name that is no recipe is refused before a run has a config.json.
-LIKE_DEFAULTS = {key: values_like(value) for key, value in DEFAULTS.items() if key != "recipe"}
+LIKE_DEFAULTS = {key: values_like(value) for key, value in DEFAULTS.items() if key != "recipe"} | {
+    "data.name": st.sampled_from(default.DATASETS),
+    "loss.alpha_values": st.sampled_from(["", "Battery=20", "Plastic bag=2,Metal=0", (1.0, 2.0)]),
+}
 changes = st.fixed_dictionaries({}, optional=LIKE_DEFAULTS)
 
 

@@ -1,12 +1,14 @@
+import concurrent.futures
 import dataclasses
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
-from trashseg_jax.report.files import write_json
+from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.page import write_html
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
 from trashseg_jax.report.table import format_balance, format_table
@@ -20,6 +22,9 @@ def figures(**changes):
         "dataset": "coco",
         "split": "val",
         "step": 7,
+        "skipped_updates": 0,
+        "loss": 1.5,
+        "warnings": [],
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
         "skipped": [],
         "clipped_annotations": 0,
@@ -83,6 +88,18 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
 
 def _lines(found):
     return format_table(found).splitlines()
+
+
+def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
+    found = figures(warnings=["2 of 3 images are <seen>"], skipped_updates=3, loss=None)
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    page, text = (tmp_path / "report.html").read_text(), format_table(found)
+    assert "warning: 2 of 3 images are <seen>" in text
+    assert "warning: 2 of 3 images are &lt;seen&gt;" in page
+    for both in (page, text):
+        assert "updates left out as not finite: 3 of 7" in both
+        assert "loss undefined" in both
+    assert "loss 1.5000" in format_table(figures())
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
@@ -155,3 +172,31 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
             raise AssertionError("json without NaN was expected")
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "evaluations" / "val-7"
+    for text in ("first", "second"):
+        with replaced_folder(target) as folder:
+            (folder / f"{text}.txt").write_text(text)
+    with pytest.raises(FileNotFoundError), replaced_folder(target) as folder:
+        (folder / "absent" / "third.txt").write_text("third")
+    assert [path.name for path in target.iterdir()] == ["second.txt"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_folders_replaced_at_once_do_not_mix(tmp_path):
+    """Eight writers, each many times, of two files that must agree."""
+    target = tmp_path / "val-7"
+
+    def write(writer):
+        for turn in range(20):
+            with replaced_folder(target) as folder:
+                for name in ("a", "b"):
+                    (folder / name).write_text(f"{writer} {turn}")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(write, writer) for writer in range(8)]:
+            future.result()
+    assert (target / "a").read_text() == (target / "b").read_text()
+    assert list(tmp_path.iterdir()) == [target]

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from configs import reference
 from trashseg_jax import build
+from trashseg_jax.configs import reference
 from trashseg_jax.evaluate import abstract_state
 from trashseg_jax.train import build_train_step
 
@@ -36,5 +36,5 @@ def compile_step(
         "label": jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
         "crop": jax.ShapeDtypeStruct((images, 2), np.int32, sharding=split),
     }
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES))
+    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
     return state, step.lower(state, batch).compile()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
-from trashseg_jax.errors import InputError
+from trashseg_jax.settings import choose
 
 # Mean and standard deviation of ImageNet's pixels over 255, which pretrained encoders assume.
 STATISTICS = {
@@ -23,9 +23,7 @@ Content = Bool[Array, "b h w 1"] | None  # False for padding; None: there is non
 
 def make_normalize(name: str) -> Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]]:
     """Returns uint8 -> float32: (image / 255 - mean) / std with the STATISTICS named."""
-    if name not in STATISTICS:
-        raise InputError(f"data.normalize {name!r}: must be one of {', '.join(STATISTICS)}")
-    mean, std = STATISTICS[name]
+    mean, std = choose("data.normalize", name, STATISTICS)
 
     def normalize(image):
         return (image.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)

@@ -74,8 +74,6 @@ def as_replicated(abstract: Any, mesh: Mesh) -> Any:
 
 def check_batch_size(key: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
     """Raises InputError, naming the next sizes, unless devices times `parts` divide the batch."""
-    if parts < 1:
-        raise InputError(f"config.train.accumulate={parts}: must be at least 1")
     unit = mesh.size * parts
     if batch_size < 1 or batch_size % unit:
         lower = batch_size // unit * unit

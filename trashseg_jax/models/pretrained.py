@@ -124,7 +124,9 @@ def convert(source: str, weights: Weights, name: str, shape: tuple[int, ...]) ->
             "model.width to its width, 64 for published weights"
         )
     if not np.isfinite(weight).all():
-        raise InputError(f"{source}: {name} holds numbers that are not finite; pass a sound file")
+        raise InputError(
+            f"{source}: {name} holds numbers that are not finite; download or export it again"
+        )
     return weight
 
 
@@ -204,6 +206,6 @@ def download(hub_id: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(hub_id, "model.safetensors"))
     except Exception as error:  # the hub's own, its client's or the system's
         raise InputError(
-            f"config.model.pretrained={hub_id!r}: not in the cache and not to be had from the "
-            f"hub ({type(error).__name__}); check the id, or {remedy}"
+            f"config.model.pretrained={hub_id!r}: not in the cache and cannot be fetched from "
+            f"the hub ({type(error).__name__}); check the id, or {remedy}"
         ) from error

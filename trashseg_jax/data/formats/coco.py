@@ -62,11 +62,6 @@ class Annotations:
 
 def read_splits(folder: DataFolder) -> Splits:
     """Reads "train" and "val" from two json files, or holds a share of one out."""
-    if folder.train_file == folder.val_file and not 0 < folder.val_fraction < 1:
-        raise InputError(
-            f"config.data.val_fraction={folder.val_fraction}: must be between 0 and 1, the share "
-            f"of the images of {folder.path / folder.train_file} to hold out"
-        )
     train, problems = read_coco(folder.path / folder.train_file, folder)
     if folder.train_file == folder.val_file:
         return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
