@@ -89,7 +89,7 @@ def _given_places(folder: DataFolder) -> dict[str, Place]:
                 "train"
             )
     given = {
-        split: Place(*(folder.path / Path(name).expanduser() for name in pair))
+        split: Place(*(folder.path / name for name in pair))
         for split, pair in names.items()
         if all(pair)
     }
@@ -102,7 +102,7 @@ def _given_places(folder: DataFolder) -> dict[str, Place]:
 def _lists(folder: DataFolder, *, found: bool) -> dict[str, Path]:
     """Returns the lists of names that the options name, or else those that are found if any."""
     given = {"train": folder.train_list, "val": folder.val_list}
-    lists = {split: folder.path / Path(name).expanduser() for split, name in given.items() if name}
+    lists = {split: folder.path / name for split, name in given.items() if name}
     if not lists and found:
         known = {split: find_list(folder.path, split) for split in given}
         lists = {split: path for split, path in known.items() if path}
