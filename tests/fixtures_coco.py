@@ -17,7 +17,7 @@ from trashseg_jax.data.taxonomy import CLASSES, load_class_map
 
 def data_folder(path: Path, **options: Any) -> DataFolder:
     """Returns what a reader is given of a folder: the defaults of `config.data`, or `options`."""
-    defaults = default.get_config("coco").data
+    defaults: Any = default.get_config("coco").data
     names = [field.name for field in dataclasses.fields(DataFolder) if field.name != "path"]
     given = {"class_map": load_class_map("recycle_trash"), **options}
     return DataFolder(path, **{name: defaults[name] for name in names} | given)

@@ -31,9 +31,13 @@ class DataFolder:
     train_file: str
     val_file: str
     train_images: str
+    train_labels: str
     val_images: str
+    val_labels: str
     train_list: str
     val_list: str
+    image_suffix: str
+    label_suffix: str
     val_fraction: float
     paint_order: str
     crowd: str
@@ -102,9 +106,10 @@ def hold_out(records: Sequence[Record], *, val_fraction: float) -> dict[str, lis
 
 
 def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[str, Any] | str:
-    """Returns what a prepared data set stores, the label map as run lengths, and `notes`.
+    """Returns what a prepared data set stores, the label map as run lengths, `notes`, `digest`.
 
-    A bad image raises InputError, or under `skip_bad` gives the line that says what is wrong.
+    The digest, 32 hex digits, is that of the image's bytes. A bad image raises InputError, or under
+    `skip_bad` gives the line that says what is wrong.
     """
     try:
         image, label = load_example(record, num_classes=num_classes)
@@ -122,6 +127,7 @@ def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[s
         "pixel_counts": counts.astype(np.int64),
         "annotation_counts": label.objects,
         "notes": label.notes,
+        "digest": hashlib.blake2b(image, digest_size=16).hexdigest(),
     }
 
 

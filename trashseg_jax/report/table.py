@@ -40,7 +40,7 @@ def format_table(figures: dict[str, Any]) -> str:
         lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
     lines.append(
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
-        f"step {figures['step']}"
+        f"step {figures['step']}, loss {format_number(figures['loss'])}"
     )
     return "\n".join([*lines, *data_notes(figures)])
 
@@ -57,9 +57,12 @@ def format_balance(derived: dict[str, Any]) -> str:
 
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
-    """Returns lines on the images left out or not refined, and on odd annotations, if any."""
+    """Returns lines on what is doubtful, left out, read otherwise or not refined, if any."""
+    lines = [f"warning: {line}" for line in figures["warnings"]]
+    if updates := figures["skipped_updates"]:
+        lines.append(f"updates left out as not finite: {updates} of {figures['step']}")
     skipped = figures["skipped"]
-    lines = [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
+    lines += [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
     notes = figures["data_notes"]
     lines += [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
     if failed := figures["crf"]["failed"] if "crf" in figures else []:
