@@ -40,6 +40,23 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
     assert stored[3]["file_name"].decode() == listed[3]["file_name"]
 
 
+def test_ids_in_any_order_leave_records_and_counts_in_the_jsons(folder, tmp_path):
+    """TFDS sorts examples by their keys: counts by place would be those of other images."""
+    content = json.loads((folder / "train.json").read_text())
+    for image in content["images"]:
+        image["id"] = 100 - image["id"]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = 100 - annotation["image_id"]
+    (folder / "train.json").write_text(json.dumps(content))
+    data = prepare(folder, tmp_path / "cache")
+    source = data.source("train")
+    assert [one["id"] for one in source] == [image["id"] for image in content["images"]]
+    assert [name for name, _ in data.images("train")] == [i["file_name"] for i in content["images"]]
+    for one, counts in zip(source, data.counts("train")[0], strict=True):
+        labels = decode_label(one["label"]).ravel()
+        np.testing.assert_array_equal(np.bincount(labels, minlength=11), counts)
+
+
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
     listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder), split="train")
     stored = prepared.source("train")[5]
@@ -173,7 +190,7 @@ def test_one_json_is_split_by_file_name_alone(tmp_path):
         images = dict.fromkeys(names, PIXELS)
         write_coco_folder(folder, images=images, json_name="annotations.json")
         both = {"train_file": "annotations.json", "val_file": "annotations.json"}
-        splits, _ = coco.read_splits(data_folder(folder, **both, val_fraction=0.25))
+        splits = coco.read_splits(data_folder(folder, **both, val_fraction=0.25)).records
         return {k: {r.file_name for r in v} for k, v in splits.items()}
 
     names = [f"{i}.png" for i in range(40)]
