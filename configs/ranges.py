@@ -209,6 +209,21 @@ def _check_held_out(config: Config) -> None:
         )
 
 
+def _check_format(config: Config) -> None:
+    """Options that another format reads would be passed over."""
+    of_masks = {f"{split}_labels": "" for split in ("train", "val")}
+    of_masks |= {"image_suffix": "", "label_suffix": ""}
+    of_coco = {"crowd": "class", "boxes": "refuse", "paint_order": "area"}
+    for other, options in (("masks", of_masks), ("coco", of_coco)):
+        for key, default in options.items():
+            value = config.data[key]
+            if value != default and config.data.format != other:
+                raise InputError(
+                    f"config.data.{key}={value!r}: only data.format={other!r} reads it, and this "
+                    f"is {config.data.format!r}; leave it at {default!r}"
+                )
+
+
 def _check_image_size(config: Config) -> None:
     size, stride = config.data.image_size, config.model.output_stride
     if size % stride:
@@ -246,6 +261,7 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_warmup,
     _check_folder,
     _check_held_out,
+    _check_format,
     _check_image_size,
     _check_alpha,
     _check_tversky,

@@ -282,6 +282,14 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"loss.region": "tversky", "loss.tversky_alpha": 0.0, "loss.tversky_beta": 0.0},
             "tversky_alpha and tversky_beta are both 0",
         ),
+        (
+            {"data.train_labels": "labels"},
+            "config.data.train_labels='labels': only data.format='masks' reads it",
+        ),
+        (
+            {"data.format": "masks", "data.crowd": "ignore"},
+            "config.data.crowd='ignore': only data.format='coco' reads it, and this is 'masks'",
+        ),
     ],
 )
 def test_keys_at_odds_are_refused_with_both(changes, line):
