@@ -23,14 +23,14 @@ from trashseg_jax.data.records import DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
-from trashseg_jax.models.encoders import ENCODERS
 from trashseg_jax.refine import dense, pool
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Keys of `config.model` that say with which weights a new run begins; the others make the network.
+BEGINNING = ("pretrained", "pretrained_prefix")
 
 
 def lookup(config: Config, key: str) -> Any:
@@ -122,24 +122,8 @@ def data_folder(config: Config) -> Path:
 
 
 def build_model(config: Config, *, num_classes: int) -> unet.UNet:
-    model = config.model
-    dtype = choose("model.dtype", model.dtype, DTYPES)
-    encoder = choose("model.encoder", model.encoder, ENCODERS)(
-        width=model.width,
-        dtype=dtype,
-        output_stride=model.output_stride,
-        stem_pool=model.stem_pool,
-        layer4=model.layer4,
-        multi_grid=tuple(model.multi_grid),
-        remat=config.train.remat,
-    )
-    encoder.check_options()  # now, not when the run has begun
-    return unet.UNet(
-        encoder=encoder,
-        num_classes=num_classes,
-        decoder_features=tuple(model.decoder_features),
-        dtype=dtype,
-    )
+    options = {key: value for key, value in config.model.items() if key not in BEGINNING}
+    return unet.make_unet(num_classes=num_classes, remat=config.train.remat, **options)
 
 
 def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from trashseg_jax.settings import Config, flatten
 
 # What gives the checkpoint's arrays their meaning, even where their shapes would fit.
 FIXED = ("model.", "optimizer.name", "data.class_map", "data.normalize")
-FREE = ("model.pretrained",)  # only a new run reads it
+FREE = ("model.pretrained", "model.pretrained_prefix", "model.init")  # only a new run reads them
 
 Changes = dict[str, list[Any]]  # by key: before, now
 
