@@ -10,8 +10,8 @@ CONFIG ?= configs/focal_balanced.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
 # The first of these that starts and is a version we run on.
-IS_SUPPORTED := import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
-PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.11,\
+IS_SUPPORTED := import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))
+PYTHON ?= $(firstword $(foreach p,python3 python3.12 python3.13 python3.11,\
 	$(shell $(p) -c '$(IS_SUPPORTED)' >/dev/null 2>&1 && echo $(p))))
 REQUIREMENTS := $(if $(shell nvidia-smi >/dev/null 2>&1 && echo yes),requirements-cuda.txt,requirements.txt)
 
@@ -35,7 +35,7 @@ install-dev: .venv/installed-dev
 
 # The stamps are written last: an interrupted installation is done again.
 .venv/installed: requirements.txt requirements-cuda.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; pass PYTHON=/path/to/it"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; pass PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q -r $(REQUIREMENTS)
 	.venv/bin/python -m pip install -q --no-deps -e .

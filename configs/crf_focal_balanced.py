@@ -1,6 +1,6 @@
 """Focal loss with balanced alpha, its predictions refined by a dense CRF in the evaluation."""
 
-from configs import focal_balanced
+from trashseg_jax.configs import focal_balanced
 
 
 def get_config(dataset: str = "demo"):

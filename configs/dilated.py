@@ -4,7 +4,7 @@ As the reference ran it, with a dilated layer4 and the pooling where it was, it 
 --config=configs/reference.py --config.model.layer4=reference_dilated. See docs/encoders.md.
 """
 
-from configs import reference
+from trashseg_jax.configs import reference
 
 
 def get_config(dataset: str = "demo"):

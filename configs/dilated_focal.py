@@ -1,6 +1,6 @@
 """An atrous block in place of the stem's pooling, and focal loss."""
 
-from configs import dilated
+from trashseg_jax.configs import dilated
 
 
 def get_config(dataset: str = "demo"):

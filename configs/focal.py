@@ -1,6 +1,6 @@
 """As configs/reference.py, with the focal loss: the reference's second experiment."""
 
-from configs import default
+from trashseg_jax.configs import default
 
 
 def get_config(dataset: str = "demo"):

@@ -1,6 +1,6 @@
 """As configs/focal.py, rare classes weighing more: the reference's third experiment."""
 
-from configs import default
+from trashseg_jax.configs import default
 
 
 def get_config(dataset: str = "demo"):

@@ -4,7 +4,7 @@
 --config.data.dir=FOLDER is real data.
 """
 
-from configs import default
+from trashseg_jax.configs import default
 
 
 def get_config(dataset: str = "demo"):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from configs import default
 from trashseg_jax import settings
+from trashseg_jax.configs import default
 
 
 def get_config(workdir: str):

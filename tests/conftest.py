@@ -25,8 +25,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from configs import default
 from trashseg_jax import build
+from trashseg_jax.configs import default
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.models import encoders, resnet, unet
 

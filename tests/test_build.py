@@ -5,8 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default, dilated, focal, focal_balanced
 from trashseg_jax import build, losses, settings
+from trashseg_jax.configs import default, dilated, focal, focal_balanced
 from trashseg_jax.errors import InputError
 
 # Four images, three classes: pixels and annotations.

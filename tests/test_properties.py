@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import arrays
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from configs import default, run
 from trashseg_jax import losses, metrics
+from trashseg_jax.configs import default, run
 from trashseg_jax.report import files
 from trashseg_jax.settings import flatten, resolve_config
 

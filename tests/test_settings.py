@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from configs import default, run
 from trashseg_jax import settings
+from trashseg_jax.configs import default, run
 from trashseg_jax.errors import InputError
 
 

@@ -18,8 +18,9 @@ from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.run.interrupts import raise_on_signals
 
+CONFIGS = Path(__file__).parent / "configs"
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "The experiment's file, configs/NAME.py or configs/NAME.py:DATASET."
+    "config", None, "The experiment: NAME or NAME:DATASET of one that is shipped, or a file's path."
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; one that holds a run goes on with it. Default: a new one."
@@ -68,12 +69,41 @@ def main(argv: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line; returns what is no flag. All that is wrong is an InputError."""
     try:
+        argv = locate_config(argv)
         check_overrides(argv)
         return flags.FLAGS(argv)
     except (flags.Error, InputError) as error:
         # An InputError of a config file comes as the last line of a traceback.
         last_line = str(error).strip().splitlines()[-1]
         raise InputError(last_line.partition("InputError: ")[2] or str(error)) from error
+
+
+def locate_config(argv: list[str]) -> list[str]:
+    """Returns the arguments with the path of the file that --config names.
+
+    It names a file, or one that is shipped, without a path (`focal`, `focal:aistage`). Raises
+    InputError, the nearest name first, where it is neither.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    found, others = parser.parse_known_args(argv[1:])
+    if found.config is None:
+        return argv
+    name, colon, argument = found.config.partition(":")
+    if not Path(name).is_file():
+        shipped = {path.stem: path for path in CONFIGS.glob("*.py") if is_experiment(path)}
+        if name not in shipped:
+            nearest = difflib.get_close_matches(Path(name).stem, shipped, len(shipped), 0)
+            raise InputError(
+                f"--config={found.config}: there is no file {name}; those that are shipped go by "
+                f"their names alone: {', '.join(nearest)}"
+            )
+        name = str(shipped[name])
+    return [argv[0], f"--config={name}{colon}{argument}", *others]
+
+
+def is_experiment(path: Path) -> bool:
+    return "def get_config(" in path.read_text()
 
 
 def check_overrides(argv: list[str]) -> None:
@@ -83,9 +113,6 @@ def check_overrides(argv: list[str]) -> None:
     found, others = parser.parse_known_args(argv[1:])
     if found.config is None:
         return
-    path = found.config.partition(":")[0]
-    if not Path(path).is_file():
-        raise InputError(f"--config={found.config}: there is no file {path}")
     config: Any = config_flags.ConfigFileFlagParser("config").parse(found.config)
     known = [key for key, _ in settings.flatten(config)]
     for argument in others:
@@ -105,9 +132,9 @@ def read_config() -> ConfigDict:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
         settings.resolve_config(config, overridden=overrides)
     elif MODE.value == "train" or WORKDIR.value is None:
-        raise InputError("--config is missing; pass --config=configs/reference.py, for example")
+        raise InputError("--config is missing; pass --config=reference, for example")
     else:
-        from configs import run
+        from trashseg_jax.configs import run
 
         config = run.get_config(WORKDIR.value)
     settings.check_numbers(config)

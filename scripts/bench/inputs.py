@@ -15,8 +15,8 @@ import numpy as np
 from bench import photographs
 from bench.interleave import Trial
 from bench.options import Options
-from configs import reference
 from trashseg_jax import build
+from trashseg_jax.configs import reference
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.train import train_batches
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from bench.interleave import Trial
 from bench.options import NUM_CLASSES, Options
-from configs import reference
 from trashseg_jax import build, steps
+from trashseg_jax.configs import reference
 from trashseg_jax.devices import sharding
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.train import build_train_step, new_state

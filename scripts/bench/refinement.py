@@ -6,8 +6,8 @@ import numpy as np
 
 from bench.interleave import Trial
 from bench.options import NUM_CLASSES, Options
-from configs import reference
 from trashseg_jax import build
+from trashseg_jax.configs import reference
 from trashseg_jax.refine import dense
 
 

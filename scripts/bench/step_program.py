@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from configs import reference
 from trashseg_jax import build
+from trashseg_jax.configs import reference
 from trashseg_jax.evaluate import abstract_state
 from trashseg_jax.train import build_train_step
 
