@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Float64
 
-from trashseg_jax import alphas, losses, optim
+from trashseg_jax import alphas, losses, model_folder, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
 
 # Keys of `config.model` that say with which weights a new run begins; the others make the network.
-BEGINNING = ("pretrained", "pretrained_prefix")
+BEGINNING = ("init", "pretrained", "pretrained_prefix")
 
 
 def lookup(config: Config, key: str) -> Any:
@@ -124,6 +124,48 @@ def data_folder(config: Config) -> Path:
 def build_model(config: Config, *, num_classes: int) -> unet.UNet:
     options = {key: value for key, value in config.model.items() if key not in BEGINNING}
     return unet.make_unet(num_classes=num_classes, remat=config.train.remat, **options)
+
+
+def load_beginning(
+    config: Config, model: unet.UNet, variables: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Returns the model's `variables` as a new run begins with them, and what is to be said of it.
+
+    With `model.pretrained` the encoder's are another's, with `model.init` all of them.
+    """
+    if config.model.init and config.model.pretrained:
+        raise InputError(
+            f"config.model.init={config.model.init} and config.model.pretrained="
+            f"{config.model.pretrained}: a run begins with a whole network or with an encoder's "
+            "weights, not both; set one to nothing"
+        )
+    if config.model.init:
+        return load_init(config, variables)
+    return load_pretrained(config, model, variables), ""
+
+
+def load_init(config: Config, variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Takes the variables of the folder `model.init`, but a head for other classes."""
+    name, classes = config.model.init, taxonomy.load_class_map(config.data.class_map).classes
+    start = model_folder.read(Path(name).expanduser())
+    wanted = {f"model.{key}": config.model[key] for key in start.architecture}
+    wanted["data.normalize"] = config.data.normalize
+    stored = {f"model.{key}": value for key, value in start.architecture.items()}
+    stored["data.normalize"] = start.normalize
+    different = sorted(key for key in wanted if wanted[key] != stored[key])
+    if different:
+        flags = " ".join(f"--config.{key}={stored[key]}".replace(" ", "") for key in different)
+        raise InputError(
+            f"config.model.init={name}: is another network than this config's; pass {flags}"
+        )
+    if start.classes == classes:
+        return start.variables, f"{name}: the whole network begins with its weights"
+    kept = {kind: dict(tree) for kind, tree in start.variables.items()}
+    kept["params"]["head"] = variables["params"]["head"]
+    return kept, (
+        f"{name}: the network begins with its weights, but for its head, which is drawn anew: its "
+        f"classes are {', '.join(start.classes)}, and now {', '.join(classes)}"
+    )
 
 
 def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any]) -> dict[str, Any]:

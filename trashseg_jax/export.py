@@ -66,13 +66,11 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line as `main` does; the config is always the run's own."""
-    from trashseg_jax.configs import run as run_config
-
     given = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
     if "config" in given:
         raise InputError("--config: an export reads the run's own config; leave it out")
-    if given.get("workdir"):
-        argv = [argv[0], f"--config={run_config.__file__}:{given['workdir']}", *argv[1:]]
+    if workdir := given.get("workdir"):
+        argv = [argv[0], f"--config=run:{workdir}", *argv[1:]]
     return parse_flags(argv)
 
 

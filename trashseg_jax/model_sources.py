@@ -48,7 +48,7 @@ PATHS = (
 
 
 def model_of_run(config: Config, workdir: Path) -> Model:
-    """Returns the model of the checkpoint that `eval.checkpoint` names, of the weights evaluated."""
+    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
     identity = read_identity(workdir / "config.json", class_map=config.data.class_map)
     classes = tuple(identity["classes"])
     network = build.build_model(config, num_classes=len(classes))
@@ -59,7 +59,7 @@ def model_of_run(config: Config, workdir: Path) -> Model:
     if figures is None:
         print(
             f"{workdir}: has no figures of step {step}, so the card has none; to have them, score "
-            f"it with --mode=evaluate --config=configs/run.py:{workdir} "
+            f"it with --mode=evaluate --config=run:{workdir} "
             f"--config.eval.checkpoint={config.eval.checkpoint} and export again"
         )
     return Model(

@@ -132,13 +132,17 @@ def check_extras(config: Config, workdir: Path) -> None:
     """Raises InputError for a CRF or pretrained weights that the run could not use."""
     if config.crf.enabled:
         build.build_crf(config)
-    if config.model.pretrained and not has_checkpoint(workdir / "checkpoints"):
+    if begins_with_weights(config) and not has_checkpoint(workdir / "checkpoints"):
         model = build.build_model(config, num_classes=1)
         tx, _ = build.build_optimizer(config, steps=1)
         state = abstract_state(config, model, tx, sharding.make_mesh())
-        build.load_pretrained(
+        build.load_beginning(
             config, model, {"params": state.params, "batch_stats": state.batch_stats}
         )
+
+
+def begins_with_weights(config: Config) -> bool:
+    return bool(config.model.pretrained or config.model.init)
 
 
 def build_train_step(
@@ -195,10 +199,12 @@ def start(
         if state is not None:
             return state
     state = new_state(config, model, tx, mesh)
-    if not config.model.pretrained:
+    if not begins_with_weights(config):
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.load_pretrained(config, model, variables)
+    variables, said = build.load_beginning(config, model, variables)
+    if said and jax.process_index() == 0:
+        print(said)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 

@@ -202,8 +202,8 @@ from PIL import Image, ImageOps
 photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 scale = {size} / max(photo.size)
 width, height = (max(1, round(side * scale)) for side in photo.size)
-image = np.zeros((1, -(-height // {multiple}) * {multiple}, -(-width // {multiple}) * {multiple}, 3), np.uint8)
-image[0, :height, :width] = photo.resize((width, height), Image.Resampling.BILINEAR)
+scaled = np.array(photo.resize((width, height), Image.Resampling.BILINEAR))
+image = np.pad(scaled, ((0, -height % {multiple}), (0, -width % {multiple}), (0, 0)))[None]
 """
 _JAX = """
 from pathlib import Path
