@@ -1,9 +1,14 @@
 """Models with random weights, for the tests of what is written of them."""
 
+import contextlib
+import re
+from pathlib import Path
+
 import jax
 import numpy as np
+from PIL import Image
 
-from trashseg_jax import model_folder
+from trashseg_jax import export, model_folder
 from trashseg_jax.data import taxonomy
 from trashseg_jax.model_folder import Model
 
@@ -70,3 +75,22 @@ def random_variables(network, *, seed):
 
 def assert_same(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def run_card(folder: Path, model: Model, photo: Path, *, onnx=None) -> list[dict]:
+    """Exports the model, and returns what each block of its card's code leaves: JAX first.
+
+    The photograph is cut to 64x50 pixels.
+    """
+    export.write_folder(folder, model, onnx)
+    Image.open(photo).crop((0, 0, 64, 50)).save(folder / "photo.jpg")
+    blocks = re.findall("```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
+    prepared: dict = {}
+    left = []
+    with contextlib.chdir(folder):
+        exec(blocks[0], prepared)
+        for block in blocks[1:]:
+            names = dict(prepared)
+            exec(block, names)
+            left.append(names)
+    return left

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 from absl import flags
-from fixtures_models import FIGURES, assert_same, make_model
-from PIL import Image
+from fixtures_models import FIGURES, assert_same, make_model, run_card
 from safetensors.numpy import save_file
 
+import trashseg_jax
 from trashseg_jax import build, evaluate, export, model_folder, model_sources, steps, train
 from trashseg_jax.data import pipeline, taxonomy
 from trashseg_jax.errors import InputError
@@ -328,20 +328,16 @@ def test_the_card_names_what_the_model_is_weak_at():
 
 def test_the_card_s_code_for_jax_runs_as_it_stands(demo_folder, tmp_path):
     model = make_model()
-    export.write_folder(tmp_path / "x", model, None)
-    photo = next(demo_folder.glob("**/*.jpg"))
-    Image.open(photo).crop((0, 0, 64, 50)).save(tmp_path / "x" / "photo.jpg")
-    blocks = re.findall("```python\n(.*?)```", (tmp_path / "x" / "README.md").read_text(), re.S)
-    assert len(blocks) == 2  # the photograph, and JAX: smp has no "tiny"
-    names = {}
-    here = Path.cwd()
-    try:
-        os.chdir(tmp_path / "x")
-        for block in blocks:
-            exec(block, names)
-    finally:
-        os.chdir(here)
+    (names,) = run_card(tmp_path / "x", model, next(demo_folder.glob("**/*.jpg")))
     assert names["classes"].shape == (50, 64)
     normalize = build.augment.make_normalize("imagenet")
     logits = model.network.apply(model.variables, normalize(names["image"]), train=False)
     np.testing.assert_array_equal(names["classes"], np.argmax(logits, -1)[0, :50, :64])
+
+
+def test_onnx_that_is_not_installed_is_one_line(monkeypatch):
+    monkeypatch.delitem(sys.modules, "trashseg_jax.onnx_export", raising=False)
+    monkeypatch.delattr(trashseg_jax, "onnx_export", raising=False)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(InputError, match=r"--onnx: needs .* pip install trashseg_jax\[onnx\]"):
+        export.import_onnx()

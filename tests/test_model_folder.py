@@ -60,6 +60,11 @@ def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(folder):
+    modes = {(folder / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1
+
+
 def test_a_model_s_identity_is_that_of_its_run(tiny_config):
     config = tiny_config()
     identity = identify(config)
@@ -178,5 +183,5 @@ def test_absent_and_damaged_files_are_one_line(folder):
         assert not is_model_folder(folder)
     description.unlink()
     for path in (folder, folder / "absent", weights):
-        with pytest.raises(InputError, match="is not a model; python -m trashseg_jax.export"):
+        with pytest.raises(InputError, match=r"is not a model; python -m trashseg_jax\.export"):
             model_folder.read(path)

@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from fixtures_models import make_model
+from fixtures_models import make_model, run_card
 from PIL import Image
 from test_smp_names import REAL
 
@@ -81,6 +81,13 @@ def test_normalisation_is_inside(photographs):
     check(unit, photographs)
     imagenet, other = (predict(onnx_export.make_onnx(m), photographs)[1] for m in (model, unit))
     assert np.abs(imagenet - other).max() > 0.01
+
+
+def test_the_card_s_code_for_onnx_runs_as_it_stands(demo_folder, tmp_path):
+    photo = next(demo_folder.glob("**/*.jpg"))
+    by_jax, by_onnx = run_card(tmp_path / "x", make_model(), photo, onnx=onnx_export)
+    assert by_onnx["classes"].shape == (50, 64)
+    assert (by_onnx["classes"] == by_jax["classes"]).mean() >= 0.9999
 
 
 def test_what_the_outputs_mean_is_in_the_file():

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fixtures_models import make_model, random_variables
-from safetensors.numpy import load_file, save_file
+from fixtures_models import make_model, random_variables, run_card
+from safetensors.numpy import save_file
 
 from trashseg_jax import model_folder
 from trashseg_jax.errors import InputError
@@ -214,19 +214,13 @@ def test_segmentation_models_pytorch_loads_what_is_exported():
     assert largest_error(ours.apply(variables, image, train=False), theirs(tensor)) < 1e-4
 
 
-def test_the_library_itself_loads_a_folder_s_weights_and_gives_its_logits(tmp_path):
-    """As the card says it, with a decoder of another width too."""
-    smp = import_library()
+def test_the_card_s_code_for_pytorch_gives_the_model_s_logits(demo_folder, tmp_path):
+    """With the library itself, which loads the weights strictly."""
+    import_library()
     options = {"encoder": "resnet18", **smp_names.SMP_OPTIONS, "decoder_features": DECODER}
-    model = make_model(**options)
-    model_folder.write(tmp_path, model)
-    call = smp_names.smp_call(model.architecture, num_classes=11)
-    theirs = eval(call, {"smp": smp})  # written by us
-    weights = load_file(tmp_path / "model.safetensors")
-    theirs.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
-    image, tensor = random_image(64, 96)
-    logits = model.network.apply(model.variables, image, train=False)
-    assert largest_error(logits, theirs.eval()(tensor)) < 1e-4
+    photo = next(demo_folder.glob("**/*.jpg"))
+    by_jax, by_torch = run_card(tmp_path / "x", make_model(**options), photo)
+    assert largest_error(by_jax["logits"], by_torch["logits"]) < 1e-4
 
 
 def import_library():

@@ -4,6 +4,7 @@ Makes a model's folder of a run, or of a state_dict that was trained with
 segmentation_models_pytorch.
 """
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,8 @@ def main(argv: list[str]) -> None:
     else:
         model = model_sources.model_of_smp(
             Path(FROM_SMP.value).expanduser(),
-            encoder=ENCODER.value,
-            class_names=tuple(CLASSES.value),
+            encoder=ENCODER.value or "",
+            class_names=tuple(CLASSES.value or ()),
             normalize=NORMALIZE.value,
             image_size=IMAGE_SIZE.value,
         )
@@ -66,11 +67,14 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line as `main` does; the config is always the run's own."""
-    given = dict(argument.lstrip("-").partition("=")[::2] for argument in argv[1:])
-    if "config" in given:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--workdir")
+    parser.add_argument("--config")
+    given, _ = parser.parse_known_args(argv[1:])
+    if given.config is not None:
         raise InputError("--config: an export reads the run's own config; leave it out")
-    if workdir := given.get("workdir"):
-        argv = [argv[0], f"--config=run:{workdir}", *argv[1:]]
+    if given.workdir is not None:
+        argv = [argv[0], f"--config=run:{given.workdir}", *argv[1:]]
     return parse_flags(argv)
 
 

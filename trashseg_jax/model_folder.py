@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from trashseg_jax.data.augment import STATISTICS
 from trashseg_jax.errors import InputError
@@ -79,7 +79,8 @@ def write(folder: Path, model: Model) -> None:
     """Writes weights and description into a folder that exists."""
     weights = smp_names.to_state_dict(model.variables, encoder=model.network.encoder)
     # The "format" is the convention by which other readers know PyTorch's layouts.
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    # Not by save_file, which lets nobody else read what it writes.
+    (folder / WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
     text = json.dumps(describe(model), indent=2, allow_nan=False, ensure_ascii=False)
     (folder / DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
 
