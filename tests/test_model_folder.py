@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,11 @@ def test_the_same_model_gives_the_same_bytes(folder, tmp_path):
     model_folder.write(again, model_folder.read(folder))
     for name in ("model.safetensors", "config.json"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_versions_are_kept_and_a_checkout_has_none():
+    assert model_folder.describe(make_model())["versions"]["jax"] == jax.__version__
+    assert model_folder.installed_version("no-such-library") == "unknown"
 
 
 def test_whoever_may_read_the_card_may_read_the_weights(folder):

@@ -90,7 +90,7 @@ def describe(model: Model) -> dict[str, Any]:
     mean, std = STATISTICS[model.normalize]
     return {
         "format": FORMAT,
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": {name: installed_version(name) for name in LIBRARIES},
         "model": model.architecture,
         "dtype": model.dtype,
         "image_size": model.image_size,
@@ -102,6 +102,14 @@ def describe(model: Model) -> dict[str, Any]:
         "figures": model.figures,
         "training": model.training,
     }
+
+
+def installed_version(name: str) -> str:
+    """Returns a library's version, "unknown" for one that runs from a checkout."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def read(folder: Path) -> Model:
