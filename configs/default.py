@@ -1,10 +1,12 @@
-"""Every key and its default. An experiment's file states only its differences."""
+"""Every key and its default; its range is in ranges.py. An experiment states its differences."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from trashseg_jax.errors import InputError
 
-DATASETS = ("demo", "aistage", "taco", "coco")
+DATASETS = ("demo", "aistage", "taco", "coco", "masks")
+# A map of category names serves many COCO files; the values of label images mean anything.
+CLASS_MAPS = {"taco": "taco", "masks": ""}
 
 
 def get_config(dataset: str = "demo") -> ConfigDict:
@@ -43,7 +45,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,
             "schedule": "cosine",  # constant, cosine, polynomial
-            "warmup_steps": 200,
+            "warmup_steps": 200,  # a tenth of --config.train.steps where it would outlast them
             "clip_norm": 1.0,  # 0: no clipping
         }
     )
@@ -52,20 +54,25 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "steps": 0,  # steps or epochs, not both
             "epochs": 40.0,
             "batch_size": 16,  # over all devices of all processes
-            # Against too little memory, see docs/benchmarks.md: a batch in so many parts, one
-            # after the other, and block by block computed again in the backward pass.
+            # Where memory is short (docs/benchmarks.md): the number of parts that a batch is taken
+            # in, one after the other; activations computed again in the backward pass.
             "accumulate": 1,
             "remat": False,
             "log_every": 20,
             "eval_every": 500,
             "checkpoint_every": 500,
             "keep_checkpoints": 2,  # the latest; the best by mIoU is kept besides
-            "ema_decay": 0.999,  # of the weights that are evaluated; 0: the trained ones are
+            "ema_decay": 0.999,  # of the weights' average, which is evaluated; 0: no average
         }
     )
-    # common_share: `miou_common` leaves out classes with a smaller share of the pixels.
     config.eval = ConfigDict(
-        {"batch_size": 16, "split": "val", "checkpoint": "latest", "common_share": 0.001}
+        {
+            "batch_size": 16,
+            "split": "val",  # or train
+            "checkpoint": "latest",  # best: by mIoU; or the step of one
+            "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
+            "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
+        }
     )
     # Refines the final evaluation's predictions (pydensecrf, see docs/crf.md). A sxy is in pixels
     # of the scaled image, srgb in grey levels of 0..255; a compat of 0 leaves its term out.
@@ -94,12 +101,24 @@ def _data(dataset: str) -> ConfigDict:
     return ConfigDict(
         {
             "name": dataset,
-            "format": "coco",  # of the folder: one of FORMATS in trashseg_jax/data/formats
+            # Of the folder: one of FORMATS in trashseg_jax/data/formats.
+            "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            "val_fraction": 0.2,  # where both files are the same one
-            "class_map": "taco" if dataset == "taco" else "recycle_trash",  # or a json's path
+            # Below `dir`, "" where they are found by themselves: folders of a split's images and
+            # of its label images (docs/class_maps.md), and texts or jsons that list its names.
+            **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
+            **dict.fromkeys(("train_list", "val_list"), ""),
+            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # ends of label images' names
+            "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
+            "allow_overlap": False,  # True: train although all validation images are trained on
+            "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
+            "crowd": "class",  # what iscrowd marks counts as its category; "ignore": it doesn't
+            "boxes": "refuse",  # "ignore": what is in a box without an outline doesn't count
+            # The json's sizes and outlines are those of images with their EXIF rotation applied;
+            # "stored": without it; "mixed": the sizes without, the outlines with it.
+            "exif": "upright",
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
             "image_size": 512,
@@ -128,15 +147,20 @@ def _loss() -> ConfigDict:
             "name": "cross_entropy",  # or focal
             "gamma": 2.0,  # focal: 0 is cross-entropy
             "label_smoothing": 0.0,
-            # Each pixel's weight by class, from the training split: none, annotation_ratio,
-            # inverse_frequency, median_frequency, effective_number, enet; see alphas.py.
+            # The scheme of the class weights (alpha), each pixel's weight by its class, from the
+            # training split: none, annotation_ratio, inverse_frequency, median_frequency,
+            # effective_number, enet; see alphas.py.
             "alpha": "none",
+            # Class weights of your own in place of a scheme: one a class, (1.0, 2.0, ...), or by
+            # name, "Battery=20,Metal=2", the others then 1.
+            "alpha_values": FieldReference("", field_type=object),
             # What inverse_frequency and effective_number count: images, annotations, pixels.
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency
             "alpha_beta": 0.999,  # of effective_number: counts level off at 1 / (1 - beta)
-            # An image's sum is divided by its valid pixels (mean), by their alphas (alpha), or by
-            # all of its pixels (reference; focal then has the reference's 1e-8 too).
+            # An image's sum is divided by its valid pixels (mean), by the sum of their class
+            # weights (alpha), or by all of its pixels (reference; focal then has the reference's
+            # 1e-8 too).
             "reduction": "mean",
             # Added with this weight: none, dice, lovasz, tversky.
             "region": "none",

@@ -1,7 +1,7 @@
 """U-Net, ResNet-34, cross-entropy: the reference's first experiment.
 
---config=configs/reference.py is the demo; configs/reference.py:aistage, :taco or :coco with
---config.data.dir=FOLDER is real data.
+--config=configs/reference.py is the demo; configs/reference.py:aistage, :taco, :coco or :masks
+with --config.data.dir=FOLDER is real data.
 """
 
 from trashseg_jax.configs import default

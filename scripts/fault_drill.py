@@ -187,15 +187,15 @@ def drill_kills(base: Path, expected: Outcome, options: argparse.Namespace) -> l
 
 
 def drill_signals(base: Path, expected: Outcome, options: argparse.Namespace) -> list[str]:
-    """SIGTERM, then SIGINT: saved, exit code 75."""
+    """SIGTERM: saved, exit code 75; then SIGINT: saved, and ended by that signal."""
     del options
     run, lines = Run(base / "signals", cache=base / "cache"), []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, -signal.SIGINT)):
         process, since = run.start(), run.last_step()
         wait_until(process, lambda since=since: run.last_step() > since + 3)
         process.send_signal(number)
-        check(process.wait(PATIENCE) == 75, run.last_line())
-        lines.append(f"exit 75: {run.last_line()}")
+        check(process.wait(PATIENCE) == code, run.last_line())
+        lines.append(f"exit {code}: {run.last_line()}")
     check(run.finish() == 0, run.last_line())
     compare(run.outcome(), expected)
     return [*lines, "went on to the same end"]

@@ -69,6 +69,11 @@ def seeds() -> list[bytes]:
     ]
 
 
+def _of_masks(field: dataclasses.Field) -> bool:
+    """Whether an option of DataFolder is one of label images."""
+    return field.name.endswith(("_images", "_labels", "_list", "_suffix"))
+
+
 def make_target(folder: Path):
     """Returns the function that the fuzzer calls with bytes."""
     for name in ("a.png", "b.png"):
@@ -79,6 +84,7 @@ def make_target(folder: Path):
         class_map=CLASS_MAP,
         train_file=json_file.name,
         val_file=json_file.name,
+        **{field.name: "" for field in dataclasses.fields(records.DataFolder) if _of_masks(field)},
         val_fraction=0.5,
         paint_order="area",
         skip_bad=False,

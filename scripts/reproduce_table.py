@@ -4,8 +4,10 @@
     python scripts/reproduce_table.py --dataset=aistage --data_dir=FOLDER --seeds=3
 
 Each training has its own folder under --out: started again, the script goes on where it was
-interrupted. The sixth experiment is the third one's network with a CRF behind it, so it is an
-evaluation of that run and no training of its own. What follows a lone `--` goes to every run:
+interrupted. A run that it finds there and that was made with other settings is refused, or, with
+--retrain, moved aside and trained anew: no mean is over runs of different settings. The sixth
+experiment is the third one's network with a CRF behind it, so it is an evaluation of that run and
+no training of its own. What follows a lone `--` goes to every run:
 `-- --config.data.image_size=128`. Writes table.md, table.html and table.json into --out.
 """
 
@@ -13,6 +15,8 @@ import argparse
 import html
 import json
 import math
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -20,7 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import flags as absl_flags
+from ml_collections.config_flags import config_flags
+
+from trashseg_jax import main as command_line
+from trashseg_jax import settings
+from trashseg_jax.configs import run as stored_run
+from trashseg_jax.errors import InputError
 from trashseg_jax.report.files import write_text
+from trashseg_jax.settings import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +71,17 @@ DATA_NOTES = {
     "aistage": "the reference trained on 2,617 and scored on 655 images of the competition.",
     "taco": "other photographs; sixty categories mapped onto the eleven classes.",
     "coco": "a data set of your own.",
+    "masks": "a data set of your own.",
 }
+
+
+# What no figure depends on: where things are kept, what is written on the way, what only waits,
+# and whether there are figures after a CRF besides.
+WITHOUT_EFFECT = (
+    *("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
+    *("crf.workers", "crf.timeout", "crf.enabled", "eval.tag"),
+)
+SHOWN = 4  # differences that an error names
 
 
 class Score(NamedTuple):
@@ -72,14 +94,24 @@ class Score(NamedTuple):
 
 def main() -> None:
     options, extra = parse_arguments(sys.argv[1:])
-    out = Path(options.out or f"runs/table-{options.dataset}")
+    try:
+        make_table(options, extra)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def make_table(options: argparse.Namespace, extra: list[str]) -> None:
+    """Runs what has not been run yet, and writes the table."""
+    out = Path(settings.expand_home(options.out or f"runs/table-{options.dataset}"))
+    runs = [
+        (e, out / f"{e.config}-seed{seed}", [*run_flags(options, e, seed), *extra])
+        for seed in range(options.seeds)
+        for e in EXPERIMENTS
+    ]
+    set_others_aside({workdir: flags for _, workdir, flags in runs}, retrain=options.retrain)
     figures = {experiment: [] for experiment in EXPERIMENTS}
-    for seed in range(options.seeds):
-        for experiment in EXPERIMENTS:
-            workdir = out / f"{experiment.config}-seed{seed}"
-            config = f"--config=configs/{experiment.config}.py:{options.dataset}"
-            flags = [config, *run_flags(options, seed), *extra]
-            figures[experiment].append(run_experiment(experiment, workdir, flags))
+    for experiment, workdir, flags in runs:
+        figures[experiment].append(run_experiment(experiment, workdir, flags))
     write_tables(out, figures, dataset=options.dataset)
     print((out / "table.md").read_text())
 
@@ -88,10 +120,13 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     """Returns the script's options, and what comes after `--`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dataset", choices=DATA_NOTES, default="demo")
-    parser.add_argument("--data_dir", help="the folder of aistage, taco or coco")
+    parser.add_argument("--data_dir", help="the folder of aistage, taco, coco or masks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="training steps in place of the config's")
     parser.add_argument("--out", help="the runs' folder; default runs/table-DATASET")
+    parser.add_argument(
+        "--retrain", action="store_true", help="train runs anew that were made with other settings"
+    )
     at = list(arguments).index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:at])
     if options.seeds < 1:
@@ -101,25 +136,134 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     return options, list(arguments[at + 1 :])
 
 
-def run_flags(options: argparse.Namespace, seed: int) -> list[str]:
-    flags = [f"--config.seed={seed}"]
+def run_flags(options: argparse.Namespace, experiment: Experiment, seed: int) -> list[str]:
+    flags = [f"--config={ROOT}/configs/{experiment.config}.py:{options.dataset}"]
+    flags.append(f"--config.seed={seed}")
     if options.data_dir:
-        flags.append(f"--config.data.dir={options.data_dir}")
+        flags.append(f"--config.data.dir={Path(options.data_dir).expanduser().resolve()}")
     if options.steps:
         flags.append(f"--config.train.steps={options.steps}")
     return flags
 
 
+# The runs that are there already.
+
+
+def set_others_aside(flags_of: dict[Path, list[str]], *, retrain: bool) -> None:
+    """Renames runs that were made with other settings than their flags say.
+
+    Raises InputError, and touches nothing, unless `retrain` asks for that.
+    """
+    found = {workdir: differences(workdir, flags) for workdir, flags in flags_of.items()}
+    others = {workdir: lines for workdir, lines in found.items() if lines}
+    if others and not retrain:
+        workdir, lines = next(iter(others.items()))
+        more = f"; and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+        also = f" (and {len(others) - 1} other runs)" if len(others) > 1 else ""
+        raise InputError(
+            f"{workdir}{also}: made with other settings ({'; '.join(lines[:SHOWN])}{more}); name "
+            "another folder with --out, or pass --retrain to move it aside and train it anew"
+        )
+    for workdir in others:
+        aside = workdir.with_name(f"replaced-{workdir.name}")
+        while aside.exists():
+            aside = aside.with_name(f"{aside.name}-again")
+        workdir.rename(aside)
+        print(f"{workdir}: made with other settings, moved to {aside.name}")
+
+
+def differences(workdir: Path, flags: list[str]) -> list[str]:
+    """Returns a line for each setting that the run in `workdir`, if any, does not share."""
+    if not workdir.is_dir() or not any(entry.name != "run.lock" for entry in workdir.iterdir()):
+        return []
+    if not (workdir / "config.json").exists():
+        # A run writes it before its first step.
+        traces = ("metrics.json", "checkpoints")
+        return ["it has no config.json"] if any((workdir / t).exists() for t in traces) else []
+    before = comparable(stored_run.get_config(str(workdir)))
+    now = comparable(config_of(flags))
+    return [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
+
+
+def config_of(flags: list[str]) -> Config:
+    """Returns the config that `trashseg_jax.main` makes of these flags."""
+    values, arguments = absl_flags.FlagValues(), ["reproduce_table", *flags]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        command_line.check_overrides(arguments)
+        values(arguments, known_only=True)
+        config = values["config"].value
+        settings.resolve_config(
+            config, overridden=config_flags.get_override_values(values["config"])
+        )
+    except absl_flags.Error as error:
+        # An InputError of a config file comes as the last line of a traceback.
+        last_line = str(error).strip().splitlines()[-1]
+        raise InputError(last_line.rpartition("InputError: ")[2]) from error
+    return config
+
+
+def comparable(config: Config) -> dict[str, Any]:
+    """Returns by dotted key what figures depend on; a folder of data by its whole path."""
+    leaves = {
+        key: value
+        for key, value in settings.flatten(config)
+        if not key.startswith("recipes.") and key not in WITHOUT_EFFECT
+    }
+    if leaves["data.dir"]:
+        leaves["data.dir"] = str((ROOT / Path(leaves["data.dir"]).expanduser()).resolve())
+    return leaves
+
+
 def run_experiment(experiment: Experiment, workdir: Path, flags: list[str]) -> dict[str, Any]:
     """Trains, or scores with the CRF, unless that is done already; returns the row's figures."""
-    metrics = workdir / "metrics.json"
     key = "crf" if experiment.refined else "iou"
-    if not metrics.exists() or key not in json.loads(metrics.read_text()):
+    figures = find_figures(workdir, flags, key=key)
+    if figures is None:
         mode = ["--mode=evaluate", "--config.crf.enabled=True"] if experiment.refined else []
         command = [sys.executable, "-m", "trashseg_jax.main", f"--workdir={workdir.resolve()}"]
-        subprocess.run([*command, *flags, *mode], cwd=ROOT, check=True)
-    figures = json.loads(metrics.read_text())
+        run_to_the_end([*command, *flags, *mode])
+        figures = find_figures(workdir, flags, key=key)
+    if figures is None:
+        raise InputError(f"{workdir}: the run has ended without the figures of its last step")
     return figures["crf"] if experiment.refined else figures
+
+
+def find_figures(workdir: Path, flags: list[str], *, key: str) -> dict[str, Any] | None:
+    """Returns figures of the run's end with these settings that have `key`, if there are any.
+
+    In its own folder, and in those of later evaluations.
+    """
+    config = config_of(flags)
+    saved = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdecimal()]
+    # The run's may be of a shorter training in this folder, a longer one of which was killed.
+    last = max([config.train.steps, *saved])
+    for path in (workdir / "metrics.json", *sorted(workdir.glob("evaluations/*/metrics.json"))):
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        same = figures.get("split") == config.eval.split and not differences(path.parent, flags)
+        if same and key in figures and figures["step"] >= last:
+            return figures
+    return None
+
+
+def run_to_the_end(command: list[str]) -> None:
+    """Runs a command; ends as it does where it fails or is interrupted, which it says itself."""
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while True:
+            try:
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # the run has it too, and saves
+                continue
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    if code:
+        sys.exit(code)
 
 
 # The figures.

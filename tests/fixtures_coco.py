@@ -1,5 +1,6 @@
 """Builds COCO folders for tests."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,21 +10,17 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_utils
 
+from trashseg_jax.configs import default
 from trashseg_jax.data.records import DataFolder
 from trashseg_jax.data.taxonomy import CLASSES, load_class_map
 
 
 def data_folder(path: Path, **options: Any) -> DataFolder:
     """Returns what a reader is given of a folder: the defaults of `config.data`, or `options`."""
-    defaults = {
-        "class_map": load_class_map("recycle_trash"),
-        "train_file": "train.json",
-        "val_file": "val.json",
-        "val_fraction": 0.2,
-        "paint_order": "area",
-        "skip_bad": False,
-    }
-    return DataFolder(path, **{**defaults, **options})
+    defaults: Any = default.get_config("coco").data
+    names = [field.name for field in dataclasses.fields(DataFolder) if field.name != "path"]
+    given = {"class_map": load_class_map("recycle_trash"), **options}
+    return DataFolder(path, **{name: defaults[name] for name in names} | given)
 
 
 def box(x: float, y: float, width: float, height: float) -> list[float]:

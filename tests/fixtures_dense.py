@@ -16,7 +16,7 @@ OPTIONS = {
 WITHOUT_TERMS = OPTIONS | {"gaussian_compat": 0.0, "bilateral_compat": 0.0}
 needs_pydensecrf = pytest.mark.skipif(
     importlib.util.find_spec("pydensecrf") is None,
-    reason="pydensecrf2 is not installed (see requirements.txt)",
+    reason="pydensecrf2 is not installed; on Python 3.13 it does not build (see requirements.txt)",
 )
 
 

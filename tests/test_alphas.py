@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from trashseg_jax import alphas
+from trashseg_jax.errors import InputError
 
 # Recycle Trash's annotations of classes 1 to 10; the background has none.
 COMPETITION = np.array([0, 2782, 9311, 659, 562, 610, 3090, 1343, 7643, 63, 177])
@@ -20,12 +21,12 @@ def test_annotation_ratio_does_not_look_at_the_background():
 
 
 def test_counts_are_pixels_images_and_annotations():
-    pixels = np.array([[90, 10, 0], [50, 0, 0], [0, 7, 3]])
-    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 1, 4]])
+    pixels = np.array([[90, 10, 0], [50, 0, 0], [40, 0, 0], [0, 7, 3]])
+    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 0, 0], [0, 1, 4]])
     counts = alphas.class_counts(pixels, annotations)
-    assert counts["pixels"].tolist() == [140, 17, 3]
-    assert counts["images"].tolist() == [2, 2, 1]
-    assert counts["annotations"].tolist() == [2, 3, 4]  # the background: its two images
+    assert counts["pixels"].tolist() == [180, 17, 3]
+    assert counts["images"].tolist() == [3, 2, 1]
+    assert counts["annotations"].tolist() == [3, 3, 4]  # the background: its three images
 
 
 def test_inverse_frequency_of_power_one_is_total_over_classes_times_count():
@@ -47,6 +48,12 @@ def test_median_frequency_counts_only_images_with_the_class():
     """Frequencies 120/200, 60/200 and 20/100 (it occurs in the second image alone)."""
     pixels = np.array([[70, 30, 0], [50, 30, 20]])
     np.testing.assert_allclose(alphas.median_frequency(pixels), [0.5, 1, 1.5])
+
+
+def test_median_is_of_the_frequencies_of_classes_that_occur():
+    """Of 0.2, 0.3 and 0.6, so 0.3; with an absent class's 0 it would be 0.25."""
+    pixels = np.array([[0, 70, 30, 0], [0, 50, 30, 20]])
+    np.testing.assert_allclose(alphas.median_frequency(pixels), [0, 0.5, 1, 1.5])
 
 
 def test_effective_number_of_small_counts():
@@ -96,3 +103,35 @@ def test_class_that_never_occurs_weighs_nothing(weights):
         nothing = weights(np.zeros((1, 3), int))
     assert (actual > 0).tolist() == [True, False, True]
     assert not np.any(nothing[1:])
+
+
+NAMES = ("Background", "Battery", "Plastic bag")
+
+
+def test_own_weights_are_one_a_class_or_by_name():
+    np.testing.assert_array_equal(alphas.own_weights((0, 1, 2.5), classes=NAMES), [0, 1, 2.5])
+    actual = alphas.own_weights("plastic bag = 2, Battery=2e1", classes=NAMES)
+    np.testing.assert_array_equal(actual, [1, 20, 2])
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ((1.0, 2.0), "has 2 weights; it must have one for each of the 3 classes, Background, Bat"),
+        ((0.0, 0.0, 0.0), "is 0 for every class; at least one weight must be above 0"),
+        ("Background=0,Battery=0,Plastic bag=0", "is 0 for every class"),
+        ("Batery=2", "there is no class 'Batery'; the nearest is 'Battery'"),
+        ("Battery", "'Battery' must be CLASS=NUMBER"),
+        ("Battery=2,", "'' must be CLASS=NUMBER"),
+        ("Battery=2,battery=3", "class 'Battery' appears twice; remove one"),
+        ("Battery=-2", "the weight '-2' must be a number from 0 to 1000000"),
+        ("Battery=nan", "the weight 'nan' must be"),
+        ("Battery=1e400", "the weight '1e400' must be"),
+        ("Battery=many", "the weight 'many' must be"),
+    ],
+)
+def test_own_weights_that_fit_no_class_are_refused(values, line):
+    with pytest.raises(InputError) as caught:
+        alphas.own_weights(values, classes=NAMES)
+    assert str(caught.value).startswith("config.loss.alpha_values=")
+    assert line in str(caught.value)

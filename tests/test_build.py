@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from trashseg_jax import build, losses, settings
-from trashseg_jax.configs import default, dilated, focal, focal_balanced
+from trashseg_jax.configs import default, dilated, focal, focal_balanced, ranges
 from trashseg_jax.errors import InputError
 
 # Four images, three classes: pixels and annotations.
@@ -73,86 +73,51 @@ def test_every_recipe_has_a_length_for_every_data_set(dataset, recipe):
 def test_flag_for_steps_replaces_epochs_and_the_reverse():
     config = resolved(["train.steps"], **{"train.steps": 30})
     assert build.num_steps(config, num_images=100) == 30
-    config = resolved(["train.epochs"], dataset="demo", **{"train.epochs": 3.0})
+    changes = {"train.epochs": 3.0, "optimizer.warmup_steps": 4}
+    config = resolved(list(changes), dataset="demo", **changes)
     assert build.num_steps(config, num_images=100) == 38  # 300 images in batches of 8
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(0, 0.0), (5, 1.0)])
-def test_steps_and_epochs_exclude_each_other(steps, epochs):
-    changes = {"train.steps": steps, "train.epochs": epochs}
+@pytest.mark.parametrize(("epochs", "warmup_steps"), [(1.0, 7), (0.5, 9)])
+def test_warmup_must_end_before_the_epochs_do(epochs, warmup_steps):
+    """100 images in batches of 16: 7 or 4 steps."""
+    changes = {"train.epochs": epochs, "optimizer.warmup_steps": warmup_steps}
     config = resolved(overrides=list(changes), **changes)
-    with pytest.raises(InputError, match="exactly one"):
+    with pytest.raises(InputError, match=rf"^config\.optimizer\.warmup_steps={warmup_steps}: must"):
         build.num_steps(config, num_images=100)
+    config.optimizer.warmup_steps = 3
+    assert build.num_steps(config, num_images=100) == np.ceil(epochs * 100 / 16)
 
 
-@pytest.mark.parametrize("value", [(0.5,), (0.9, 0.1), (0.0, 1.0), ("a", 1.0), (0.1, 0.2, 0.3)])
-def test_ranges_must_be_two_ascending_positive_numbers(value):
-    config = resolved(**{"data.augment.crop_area": value})
-    with pytest.raises(InputError, match=r"config\.data\.augment\.crop_area"):
-        build.pair(config, "data.augment.crop_area")
+NAMED = [key for key, rule in ranges.RANGES.items() if rule is ranges.NAMED and key != "recipe"]
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_unknown_names_are_refused_before_the_data_are_read(key):
+    """Every key that configs/ranges.py leaves to build.py, a recipe apart."""
+    build.check_options(resolved())
+    with pytest.raises(InputError, match=rf"^config\.{key}='nonsense': must be one of \w+"):
+        build.check_options(resolved(**{key: "nonsense"}))
 
 
 @pytest.mark.parametrize(
-    ("key", "make"),
+    ("changes", "line"),
     [
-        ("model.encoder", lambda c: build.build_model(c, num_classes=3)),
-        ("model.dtype", lambda c: build.build_model(c, num_classes=3)),
-        ("loss.name", lambda c: build.build_loss(c, np.ones(3))),
-        ("loss.reduction", lambda c: build.build_loss(c, np.ones(3))),
-        ("loss.region", lambda c: build.build_loss(c, np.ones(3))),
-        ("loss.alpha", lambda c: build.build_alpha(c, DATA)),
-        ("loss.alpha_counts", lambda c: build.build_alpha(c, DATA)),
-        ("data.sampling.name", lambda c: build.build_image_weights(c, DATA)),
-        ("model.stem_pool", lambda c: build.build_model(c, num_classes=3)),
-        ("model.layer4", lambda c: build.build_model(c, num_classes=3)),
-        ("optimizer.name", lambda c: build.build_optimizer(c, steps=9)),
-        ("optimizer.schedule", lambda c: build.build_optimizer(c, steps=9)),
-        ("data.normalize", build.build_normalize),
+        ({"model.stem_pool": "none"}, r"config\.model\.output_stride=32: must be one of 8, 16"),
+        ({"model.multi_grid": (1, 2)}, r"config\.model\.multi_grid=\(1, 2\)"),
+        ({"data.class_map": "no.json"}, "class map 'no.json' is neither"),
+        ({"loss.alpha_values": (1.0, 2.0)}, r"config\.loss\.alpha_values=\(1.0, 2.0\): has 2"),
     ],
 )
-def test_unknown_names_are_refused_with_their_key(key, make):
-    with pytest.raises(InputError, match=f"{key}.*must be one of"):
-        make(resolved(**{key: "nonsense"}))
+def test_options_at_odds_are_refused_before_the_data_are_read(changes, line):
+    with pytest.raises(InputError, match=line):
+        build.check_options(resolved(**changes))
 
 
 @pytest.mark.parametrize("dataset", default.DATASETS)
 def test_dilated_config_replaces_the_pooling(dataset):
     encoder = build.build_model(dilated.get_config(dataset), num_classes=11).encoder
     assert (encoder.stem_pool, encoder.output_stride) == ("atrous", 16)
-
-
-def test_options_that_exclude_each_other_are_refused_before_the_run():
-    with pytest.raises(InputError, match=r"model\.output_stride=32"):
-        build.build_model(resolved(**{"model.stem_pool": "none"}), num_classes=11)
-
-
-def test_real_data_need_a_folder():
-    with pytest.raises(InputError, match=r"config\.data\.dir is empty"):
-        build.build_data(resolved())
-
-
-def build_balance(config):
-    build.build_loss(config, build.build_alpha(config, DATA))
-    build.build_image_weights(config, DATA)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("loss.gamma", -1.0),
-        ("loss.label_smoothing", 1.0),
-        ("loss.region_weight", -0.1),
-        ("loss.tversky_alpha", -0.1),
-        ("loss.alpha_beta", 1.0),
-        ("loss.alpha_power", float("nan")),
-        ("data.sampling.power", -0.5),
-        ("data.sampling.threshold", -0.1),
-    ],
-)
-def test_numbers_out_of_range_are_refused_with_their_key(key, value):
-    config = resolved(**{key: value})
-    with pytest.raises(InputError, match=rf"config\.{key}={value}: must be"):
-        build_balance(config)
 
 
 @pytest.mark.parametrize(
@@ -170,21 +135,27 @@ def test_alpha_comes_from_the_prepared_counts(scheme, expected):
     np.testing.assert_allclose(alpha, expected)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((2.0, 0.0, 5), [2, 0, 5]), ("Cell=20", [1, 1, 20]), (" cell = 2e1 ,CAN=0", [1, 0, 20])],
+)
+def test_class_weights_of_your_own_are_taken_as_they_are(values, expected, recwarn):
+    alpha = build.build_alpha(resolved(**{"loss.alpha_values": values}), DATA)
+    assert alpha.tolist() == expected
+    assert not recwarn  # a 0 of your own is no surprise
+
+
 def test_alpha_counts_what_the_config_says():
     changes = {"loss.alpha": "inverse_frequency", "loss.alpha_counts": "annotations"}
     alpha = build.build_alpha(resolved(**changes), DATA)
     np.testing.assert_allclose(alpha, [13 / 12, 13 / 24, 13 / 3])  # the background counts 4
 
 
-def test_effective_number_refuses_pixels_with_the_reason():
-    changes = {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"}
-    with pytest.raises(InputError, match="all classes alike"):
-        build.build_alpha(resolved(**changes), DATA)
-
-
 def test_class_that_never_occurs_is_warned_of_by_name():
     data = prepared(PIXELS * [1, 1, 0], ANNOTATIONS * [1, 1, 0])
-    with pytest.warns(UserWarning, match="class Cell never occurs in the training split: alpha 0"):
+    with pytest.warns(
+        UserWarning, match=r"class Cell never occurs in .*: its weight \(alpha\) is 0"
+    ):
         alpha = build.build_alpha(resolved(**{"loss.alpha": "annotation_ratio"}), data)
     assert alpha.tolist() == [1, 1, 0]
 

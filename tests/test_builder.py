@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -7,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_coco import box, data_folder, write_coco_folder
+from PIL import Image
 
-from trashseg_jax.data import builder, records
+from trashseg_jax.data import builder, copies, records
 from trashseg_jax.data.formats import coco
+from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
@@ -36,8 +40,25 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
     assert stored[3]["file_name"].decode() == listed[3]["file_name"]
 
 
+def test_ids_in_any_order_leave_records_and_counts_in_the_jsons(folder, tmp_path):
+    """TFDS sorts examples by their keys: counts by place would be those of other images."""
+    content = json.loads((folder / "train.json").read_text())
+    for image in content["images"]:
+        image["id"] = 100 - image["id"]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = 100 - annotation["image_id"]
+    (folder / "train.json").write_text(json.dumps(content))
+    data = prepare(folder, tmp_path / "cache")
+    source = data.source("train")
+    assert [one["id"] for one in source] == [image["id"] for image in content["images"]]
+    assert [name for name, _ in data.images("train")] == [i["file_name"] for i in content["images"]]
+    for one, counts in zip(source, data.counts("train")[0], strict=True):
+        labels = decode_label(one["label"]).ravel()
+        np.testing.assert_array_equal(np.bincount(labels, minlength=11), counts)
+
+
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
-    listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder))
+    listed, _ = coco.read_coco(demo_folder / "train.json", data_folder(demo_folder), split="train")
     stored = prepared.source("train")[5]
     assert stored["image"] == listed[5].path.read_bytes()
     _, label = records.load_example(listed[5], num_classes=11)
@@ -60,6 +81,23 @@ def test_preparing_again_reuses_what_is_there(folder, tmp_path, monkeypatch):
     first = prepare(folder, tmp_path / "cache")
     monkeypatch.setattr(builder, "load_features", None)  # would fail if it were called
     assert prepare(folder, tmp_path / "cache").builder.data_path == first.builder.data_path
+
+
+def test_a_new_copy_says_what_all_copies_take_and_a_use_is_noted(folder, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    prepare(folder, cache)
+    prepare(folder, cache, paint_order="reference")
+    old, new = (copy.path for copy in copies.list_copies(cache))
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{new}: prepared, ")
+    assert "the 2 copies in this cache take" in line
+    os.utime(old / copies.WHOLE, (0, 0))
+    held = prepare(folder, cache)
+    (used,) = (copy for copy in copies.list_copies(cache) if copy.path == old)
+    assert used.days < 1
+    assert not copies.remove(used)  # as long as it is held
+    del held
+    assert copies.remove(used)
 
 
 @pytest.mark.parametrize("change", ["json", "image", "option"])
@@ -92,7 +130,7 @@ def test_interrupted_preparation_leaves_nothing_that_looks_finished(folder, tmp_
         patch.setattr(builder, "load_features", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             prepare(folder, tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("dataset_info.json"))
+    assert not copies.list_copies(tmp_path / "cache")
     assert len(prepare(folder, tmp_path / "cache").source("train")) == 12
 
 
@@ -108,9 +146,10 @@ def test_runs_that_prepare_at_once_share_one_preparation(folder, tmp_path):
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT)
         for _ in range(2)
     ]
-    first, second = (run.communicate(timeout=200)[0].decode() for run in runs)
-    assert first == second
-    assert first.split()[1:] == ["12", "Clothing"]
+    outputs = [run.communicate(timeout=200)[0].decode().splitlines() for run in runs]
+    assert outputs[0][-1] == outputs[1][-1]
+    assert outputs[0][-1].split()[1:] == ["12", "Clothing"]
+    assert [": prepared, " in line for lines in outputs for line in lines].count(True) == 1
 
 
 def test_bad_image_stops_the_preparation_or_is_skipped_and_reported(folder, tmp_path):
@@ -119,7 +158,7 @@ def test_bad_image_stops_the_preparation_or_is_skipped_and_reported(folder, tmp_
     with pytest.raises(InputError, match=path.name) as error:
         prepare(folder, tmp_path / "cache")
     assert "\n" not in str(error.value)
-    assert not list((tmp_path / "cache").rglob("dataset_info.json"))
+    assert not copies.list_copies(tmp_path / "cache")
     data = prepare(folder, tmp_path / "cache", skip_bad=True)
     assert len(data.source("train")) == 11
     assert [path.name in line for line in data.problems] == [True]
@@ -151,7 +190,7 @@ def test_one_json_is_split_by_file_name_alone(tmp_path):
         images = dict.fromkeys(names, PIXELS)
         write_coco_folder(folder, images=images, json_name="annotations.json")
         both = {"train_file": "annotations.json", "val_file": "annotations.json"}
-        splits, _ = coco.read_splits(data_folder(folder, **both, val_fraction=0.25))
+        splits = coco.read_splits(data_folder(folder, **both, val_fraction=0.25)).records
         return {k: {r.file_name for r in v} for k, v in splits.items()}
 
     names = [f"{i}.png" for i in range(40)]
@@ -167,12 +206,47 @@ def test_annotations_outside_the_image_are_counted(tmp_path):
     outside = {"file_name": "a.png", "category": "Paper", "segmentation": [box(-3, 1, 6, 4)]}
     write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
     shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
-    assert prepare(tmp_path / "data", tmp_path / "cache").clipped == 2  # once in each split
+    assert prepare(tmp_path / "data", tmp_path / "cache").notes == {"clipped": 2}  # in each split
+
+
+def undecodable_jpeg():
+    """Returns a JPEG that Pillow reads and TensorFlow refuses, for a marker within its scan."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=80)
+    data, scan = file.getvalue(), file.getvalue().index(b"\xff\xda")
+    for at in range(len(data) // 2, len(data) - 2):
+        assert at > scan
+        spoiled = data[:at] + b"\xff\xe0" + data[at:]
+        try:
+            Image.open(io.BytesIO(spoiled)).load()
+        except OSError:
+            continue
+        try:
+            tf.io.decode_image(spoiled, channels=3)
+        except tf.errors.InvalidArgumentError:
+            return spoiled
+    raise AssertionError("there is none")
+
+
+def test_a_jpeg_that_tensorflow_refuses_is_stored_as_one_that_it_decodes(tmp_path):
+    data = undecodable_jpeg()
+    one = {"file_name": "a.jpg", "category": "Paper", "segmentation": [box(1, 1, 6, 4)]}
+    write_coco_folder(tmp_path / "data", images={"a.jpg": data}, annotations=[one])
+    shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
+    prepared = prepare(tmp_path / "data", tmp_path / "cache")
+    assert prepared.notes == {"encoded_again": 2}  # in each split
+    decoded = tf.io.decode_image(prepared.source("train")[0]["image"], channels=3).numpy()
+    seen = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decoded.astype(int) - seen).mean() < 6  # of 255: noise, at quality 95
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"crowd": "person"}, "config.data.crowd='person': must be one of class, ignore"),
+        ({"boxes": "paint"}, "config.data.boxes='paint': must be one of refuse, ignore"),
+        ({"exif": "no"}, "config.data.exif='no': must be one of upright, mixed, stored"),
         ({"paint_order": "random"}, "config.data.paint_order='random': must be one of area, ref"),
         ({"val_file": "train.json", "val_fraction": 0.0}, "config.data.val_fraction=0.0: must be"),
         ({"val_file": "train.json", "val_fraction": -0.2}, "between 0 and 1"),

@@ -1,5 +1,9 @@
 import dataclasses
+import errno
 import resource
+import shutil
+import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,8 @@ import pytest
 from trashseg_jax import optim, steps
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, RunError
-from trashseg_jax.run.checkpoint import Checkpoints, digest
+from trashseg_jax.run import checkpoint
+from trashseg_jax.run.checkpoint import Checkpoints, Gone, digest, has_checkpoint
 
 PARAMS = {"conv": {"kernel": jnp.ones((3, 2))}}
 
@@ -72,8 +77,9 @@ def flipped(data):
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_latest_checkpoint_is_named_and_set_aside(tmp_path, damage, capfd):
+def test_damaged_latest_checkpoint_is_named_and_set_aside(tmp_path, damage, capfd, monkeypatch):
     """Whichever of its files that matter is hit; the largest has the arrays' data."""
+    monkeypatch.setattr(checkpoint, "ROTATION_SECONDS", 0.1)
     folder = tmp_path / "checkpoints"
     save(folder, {1: 0.5, 2: 0.4})
     largest = max(
@@ -97,14 +103,115 @@ def test_damaged_latest_checkpoint_is_named_and_set_aside(tmp_path, damage, capf
         assert checkpoints.restore(2, state_at(0)).step == 2
 
 
-def test_with_every_checkpoint_damaged_there_is_none(tmp_path):
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_with_every_checkpoint_damaged_nothing_is_moved_nor_begun_anew(tmp_path):
     folder = tmp_path / "checkpoints"
     save(folder, {1: 0.5, 2: 0.4})
     for step in (1, 2):
         (folder / str(step) / "state" / "manifest.ocdbt").unlink()
+    before = contents(tmp_path)
+    for _ in range(2):
+        with (
+            Checkpoints(folder, keep=2, writable=True) as checkpoints,
+            pytest.raises(RunError, match=r"every checkpoint is damaged \(2, 1\).*begin anew move"),
+        ):
+            checkpoints.restore_latest(state_at(0))
+    assert contents(tmp_path) == before
+
+
+# What stands in for a file that may not be read: tests may run as root, which reads all.
+
+
+def loop(file):
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def make_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+READ = ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "state/d/*")
+
+
+@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(loop, "Too many levels"), (make_folder, "Is a directory")]
+)
+def test_files_that_the_system_does_not_let_read_are_no_damage(tmp_path, name, spoil, reason):
+    folder = tmp_path / "checkpoints"
+    save(folder, {1: 0.5, 2: 0.4})
+    (file,) = (folder / "2").glob(name)
+    spoil(file)
+    before = contents(tmp_path)
     with Checkpoints(folder, keep=2, writable=True) as checkpoints:
-        assert checkpoints.restore_latest(state_at(0)) is None
-        assert checkpoints.latest_step is None
+        for read in (partial(checkpoints.restore, 2), checkpoints.restore_latest):
+            with pytest.raises(RunError, match=rf"{file}: {reason}.*nothing was changed") as error:
+                read(state_at(0))
+            assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+
+
+FOREIGN = {
+    "permission": (PermissionError(errno.EACCES, "Permission denied", "/x"), "Permission denied"),
+    "input/output": (OSError(errno.EIO, "Input/output error", "/x"), "Input/output error"),
+    "memory": (MemoryError(), "out of memory"),
+    "device memory": (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 8 GiB"), "8 GiB"),
+    "TensorStore": (ValueError("PERMISSION_DENIED: Error opening x"), "PERMISSION_DENIED"),
+    "our own mistake": (AttributeError("no attribute 'x'"), "no attribute"),
+}
+
+
+@pytest.mark.parametrize(("raised", "reason"), FOREIGN.values(), ids=FOREIGN)
+def test_errors_that_no_parser_raises_are_no_damage(tmp_path, monkeypatch, raised, reason):
+    """Whatever Orbax makes of them on their way up."""
+    folder = tmp_path / "checkpoints"
+    save(folder, {1: 0.5, 2: 0.4})
+    before = contents(tmp_path)
+
+    def load(*_):
+        try:
+            raise raised
+        except type(raised) as error:
+            raise KeyError("Failed to load checkpointable") from error
+
+    with Checkpoints(folder, keep=2, writable=True) as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "load", load)
+        with pytest.raises(RunError, match=rf"checkpoints/2: cannot be read \(.*{reason}"):
+            checkpoints.restore_latest(state_at(0))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("level", ["checkpoints", "checkpoints/2"])
+@pytest.mark.parametrize("spoil", [loop, lambda path: path.write_text("")])
+def test_checkpoints_that_cannot_be_listed_do_not_count_as_none(tmp_path, level, spoil):
+    save(tmp_path / "checkpoints", {1: 0.5, 2: 0.4})
+    shutil.rmtree(tmp_path / level)
+    (tmp_path / level).touch()
+    spoil(tmp_path / level)
+    with pytest.raises(RunError, match=rf"{tmp_path / level}: cannot be read"):
+        has_checkpoint(tmp_path / "checkpoints")
+    with pytest.raises(RunError, match="cannot be read"):
+        Checkpoints(tmp_path / "checkpoints", keep=2, writable=True)
+
+
+@pytest.mark.parametrize("slowly", [False, True])
+def test_checkpoint_that_a_training_removes_meanwhile_is_gone_not_damaged(tmp_path, slowly):
+    """At once, or file after file, as Orbax does it."""
+    save(tmp_path, {1: 0.5, 2: 0.4})
+    with Checkpoints(tmp_path, keep=2, writable=False) as reader:
+        shutil.rmtree(tmp_path / "2" / ("state" if slowly else ""))
+        rest = threading.Timer(0.5, partial(shutil.rmtree, tmp_path / "2", ignore_errors=True))
+        rest.start()
+        with pytest.raises(Gone, match=r"/2: was removed while it was read"):
+            reader.restore(2, state_at(0))
+        rest.join()
+        assert reader.latest_step == 1
+        assert reader.restore(1, state_at(0)).step == 1
 
 
 def test_digest_changes_with_any_bit_and_not_with_the_devices():

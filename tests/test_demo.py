@@ -147,7 +147,7 @@ def test_an_interrupted_rendering_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return render_scene(rng, labels, size)
 
-    monkeypatch.setattr(demo, "render_scene", interrupted)
+    monkeypatch.setattr(scenes, "render_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scenes.render_demo(tmp_path / "set", **ARGUMENTS)
     assert list(tmp_path.iterdir()) == []
@@ -161,7 +161,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 def test_a_picture_does_not_depend_on_how_many_follow(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "split_labels", lambda rng, num_images: [[2, 8]] * num_images)
+    monkeypatch.setattr(scenes, "split_labels", lambda rng, num_images: [[2, 8]] * num_images)
     scenes.render_demo(tmp_path / "few", seed=0, num_train=2, num_val=1, size=64)
     scenes.render_demo(tmp_path / "more", seed=0, num_train=3, num_val=2, size=64)
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")

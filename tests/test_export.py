@@ -100,6 +100,8 @@ def test_no_path_of_this_machine_is_handed_on(exported, tiny_config):
     config = tiny_config()
     for path in (config.data.dir, config.data.cache_dir, str(Path.home())):
         assert path not in text
+    config.data.train_file = "~/me/lists/train.json"
+    assert model_sources.options_to_hand_on(config)["data"]["train_file"] == "train.json"
     config.model.pretrained = "timm/resnet34.a1_in1k"
     options = model_sources.options_to_hand_on(config)
     assert options["model"]["pretrained"] == "timm/resnet34.a1_in1k"

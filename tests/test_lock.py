@@ -5,11 +5,15 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
+import time
+from functools import partial
 
 import pytest
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.run.lock import SILENCE, RunLock
+from trashseg_jax.run import lock
+from trashseg_jax.run.lock import RunLock
 
 
 def hold(workdir, connection):
@@ -39,7 +43,7 @@ def test_holder_is_named_and_a_killed_one_is_taken_over(other_process, tmp_path,
     other_process.join()
     with RunLock(tmp_path):
         assert capsys.readouterr().out.splitlines() == [
-            f"{tmp_path}/run.lock: {who} has ended without a word; its lock is taken over"
+            f"{tmp_path}/run.lock: {who} was killed; its lock is taken over"
         ]
         assert json.loads((tmp_path / "run.lock").read_text())["pid"] == os.getpid()
 
@@ -52,17 +56,51 @@ def test_free_again_afterwards_without_a_word(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("age", [0, SILENCE + 60])
-def test_lock_of_another_host_counts_while_it_shows_signs_of_life(tmp_path, age, capsys):
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A lock that a run on another host holds; half a second of silence counts as its end."""
+    monkeypatch.setattr(lock, "SILENCE", 0.5)
+    monkeypatch.setattr(lock, "LOOK", 0.05)
     path = tmp_path / "run.lock"
     path.write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
-    os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age))
-    if age == 0:
-        with pytest.raises(InputError, match="process 7 on elsewhere"), RunLock(tmp_path):
-            pass
-    else:
-        with RunLock(tmp_path):
-            assert "process 7 on elsewhere has ended" in capsys.readouterr().out
+    return path
+
+
+@pytest.mark.parametrize("ahead", [0, 3600])
+def test_lock_of_a_run_killed_on_another_host_is_waited_for_and_said_once(elsewhere, ahead, capsys):
+    """Whatever its clock says."""
+    os.utime(elsewhere, (time.time() + ahead,) * 2)
+    begin = time.monotonic()
+    with RunLock(elsewhere.parent):
+        assert 0.3 < time.monotonic() - begin < 30
+        assert json.loads(elsewhere.read_text())["pid"] == os.getpid()
+    waits, taken = capsys.readouterr().out.splitlines()
+    assert waits.startswith(f"{elsewhere}: held by process 7 on elsewhere; waiting ")
+    assert taken == f"{elsewhere}: process 7 on elsewhere was killed; its lock is taken over"
+
+
+def test_lock_of_another_host_that_is_old_is_taken_at_once(elsewhere, capsys):
+    os.utime(elsewhere, (time.time() - 60,) * 2)
+    with RunLock(elsewhere.parent):
+        assert "waiting" not in capsys.readouterr().out
+
+
+def test_living_run_of_another_host_refuses_at_its_next_sign_of_life(elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 60.0)
+    beat = threading.Timer(0.3, partial(os.utime, elsewhere))
+    beat.start()
+    with pytest.raises(InputError, match="process 7 on elsewhere is at work"):
+        RunLock(elsewhere.parent).__enter__()
+    beat.join()
+
+
+def test_run_of_another_host_that_ends_meanwhile_lets_go(elsewhere, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "SILENCE", 60.0)
+    end = threading.Timer(0.3, partial(elsewhere.write_text, ""))
+    end.start()
+    with RunLock(elsewhere.parent):
+        end.join()
+    assert "taken over" not in capsys.readouterr().out
 
 
 def test_folder_that_cannot_be_written_is_one_line(tmp_path):

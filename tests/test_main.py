@@ -60,14 +60,21 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     assert re.search(r"^step 2 of 2: loss \d\.\d+, .* images/s, 0 s left$", trained.stdout, re.M)
     assert "\r" not in trained.stdout + trained.stderr
 
-    (workdir / "metrics.json").unlink()
+    names = "metrics.json, samples.png, report.html"
+    assert trained.stdout.splitlines()[-1] == f"{workdir}: {names}, log.jsonl"
+
     evaluated = call("--mode=evaluate", f"--workdir={workdir}")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert json.loads((workdir / "metrics.json").read_text()) == figures
+    folder = workdir / "evaluations" / "val-2"
+    assert evaluated.stdout.splitlines()[-1] == f"{folder}: {names}"
+    assert json.loads((folder / "metrics.json").read_text()) == figures
 
-    flags = [f"--config=configs/run.py:{workdir}", "--config.eval.split=train"]
+    flags = [f"--config=run:{workdir}", "--config.eval.split=train"]
+    flags += ["--config.eval.checkpoint=2", "--config.eval.tag=seen"]
     changed = call("--mode=evaluate", f"--workdir={workdir}", *flags)
     assert "aistage/train: 12 images, step 2" in changed.stdout, changed.stderr
+    assert f"{workdir / 'evaluations/train-2-seen'}: {names}" in changed.stdout
+    assert json.loads((workdir / "metrics.json").read_text()) == figures
 
 
 @pytest.mark.parametrize(
@@ -88,9 +95,15 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
             "there is no file configs/none.py; those",
         ),
         (["--config=focl"], "go by their names alone: focal, "),
+        (["--config"], "--config names nothing"),
+        (["--config", "--workdir=x"], "--config names nothing"),
+        (["-config=focl"], "go by their names alone: focal, "),
+        (["--config=run"], "names no run; pass --config=run:FOLDER"),
         (["--config", "dilated:moon"], "data set 'moon': must be one of"),
         (["--config=reference:coco"], "config.data.dir is empty"),
-        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a finite"),
+        (["--config=~/none.py"], f"there is no file {Path.home()}/none.py"),
+        ([REFERENCE, "--config.train.epochs=inf"], "config.train.epochs=inf: must be a number"),
+        ([REFERENCE, "--config.optimizer.clip_norm=-1"], "clip_norm=-1.0: must be 0 (no clipping)"),
         ([REFERENCE, "--config.recipe=secret"], "must be one of modern, reference"),
         (["--mode=evaluate"], "error: --config is missing"),
         (["--mode=evaluate", "--workdir=/nowhere/run"], "/nowhere/run/config.json: does not exist"),
@@ -104,6 +117,19 @@ def test_mistakes_are_one_line_and_exit_code_two(arguments, line):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["focal", "own.py"])
+def test_a_file_that_exists_wins_over_a_name_that_is_shipped(tmp_path, name):
+    """The file has a data set of its own, which the refusal names; `focal` is shipped as well."""
+    text = (ROOT / "configs/focal.py").read_text().replace('"demo"', '"taco"')
+    (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "trashseg_jax.main", f"--config={name}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert "data set 'taco' needs the folder" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -113,6 +139,7 @@ def test_mistakes_are_one_line_and_exit_code_two(arguments, line):
         ["--config=configs/none.py"],
         [REFERENCE, "--config.foo=1"],
         [REFERENCE, "--config.train.steps=many"],
+        [REFERENCE, "--config.train.keep_checkpoints=0"],
         ["--mode=evaluate", "--workdir=/nowhere/run"],
     ],
 )

@@ -20,7 +20,8 @@ def begin(tiny_config, tmp_path):
         tx, _ = build.build_optimizer(config, steps=4)
         mesh = sharding.make_mesh()
         with Checkpoints(tmp_path / "checkpoints", keep=1, writable=True) as checkpoints:
-            state = train.start(config, checkpoints, model, tx, mesh)
+            published = train.load_published(config, tmp_path, mesh)
+            state = train.restore_or_begin(config, checkpoints, model, tx, mesh, published)
             checkpoints.save(state, miou=None)
             return state
 
@@ -79,7 +80,6 @@ def test_a_head_for_other_classes_is_drawn_anew_and_said(tiny_config, begin, sav
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"model.pretrained": "timm/resnet34.a1_in1k"}, "not both; set one to nothing"),
         ({"model.width": 8}, "is another network than this config's; pass --config.model.width=4"),
         ({"data.normalize": "unit"}, "pass --config.data.normalize=imagenet"),
         ({"model.init": "runs/none"}, "runs/none is not a model"),

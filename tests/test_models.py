@@ -221,7 +221,6 @@ def test_dilated_features_at_strided_positions_are_the_strided_ones(block):
         ({"stem_pool": "atrous"}, "output_stride=32: must be one of 8, 16 with .*'atrous'"),
         ({"layer4": "reference_dilated", "output_stride": 8}, "reference_dilated.*set it to 32"),
         ({"multi_grid": (1, 2)}, r"multi_grid=\(1, 2\).*3 blocks"),
-        ({"multi_grid": (1, 0, 2)}, "multi_grid"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(options, line):

@@ -207,29 +207,11 @@ def test_module_that_workers_import_is_light():
     assert loaded.stdout.strip() == b""
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "line"),
-    [
-        ("workers", -2, "config.crf.workers=-2: must be 0 or more"),
-        ("timeout", 0.0, "config.crf.timeout=0.0: must be a positive number of seconds"),
-        ("timeout", float("inf"), "config.crf.timeout=inf: must be a positive number"),
-        ("iterations", 0, "config.crf.iterations=0: must be positive"),
-        ("bilateral_srgb", 0.0, "config.crf.bilateral_srgb=0.0: must be positive"),
-        ("gaussian_compat", -1.0, "config.crf.gaussian_compat=-1.0: must be positive"),
-    ],
-)
-def test_options_that_make_no_sense_are_refused(tiny_config, key, value, line):
-    config = tiny_config()
-    config.crf[key] = value
-    with pytest.raises(InputError, match=line):
-        build.build_crf(config)
-
-
 def test_missing_package_is_told_before_training(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)  # its import fails
     config = tiny_config()
     config.crf.enabled = True
-    with pytest.raises(InputError, match="pip install pydensecrf2") as caught:
+    with pytest.raises(InputError, match=r"pip install pydensecrf2.*on 3\.13") as caught:
         train.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -313,7 +295,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     pool = CrfPool(2, die, timeout=60.0)
     monkeypatch.setattr(build, "build_crf", lambda config: pool)
     mesh = sharding.make_mesh()
-    score = evaluate.build_scorer(config, prepared, Model(), mesh, refine=True)
+    loss = build.build_loss(config, np.ones(11))
+    score = evaluate.build_scorer(config, prepared, Model(), loss, mesh, refine=True)
     result = score(steps.TrainState(0, 0, {}, {}, (), {}))
 
     place = result.ids.tolist().index(victim)
@@ -323,7 +306,10 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     np.testing.assert_array_equal(result.refined_confusion, expected)
     assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
 
-    figures = evaluate.write_reports(config, tmp_path, prepared, result, step=0)
+    figures = evaluate.summarize(
+        config, prepared, result, step=0, skipped=0, warnings=[], resamples=10
+    )
+    evaluate.write_reports(tmp_path, figures, result.samples, log=tmp_path / "log.jsonl")
     reason = "worker died (signal 9), then worker died (signal 9)"
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [
         {"id": victim, "reason": reason}

@@ -274,7 +274,8 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
     config.model.pretrained = save(state_dict(depth=1))
     tx, _ = build.build_optimizer(config, steps=4)
     with Checkpoints(tmp_path / "checkpoints", keep=1, writable=True) as checkpoints:
-        state = train.start(config, checkpoints, model, tx, mesh)
+        published = train.load_published(config, tmp_path, mesh)
+        state = train.restore_or_begin(config, checkpoints, model, tx, mesh, published)
         for variables in ({"params": state.params, "batch_stats": state.batch_stats}, state.ema):
             encoder = {kind: tree["encoder"] for kind, tree in variables.items()}
             expected = pretrained.load_encoder(
@@ -289,7 +290,8 @@ def test_new_run_begins_with_the_weights_and_later_does_without_the_file(
 
     (tmp_path / "weights.safetensors").unlink()
     with Checkpoints(tmp_path / "checkpoints", keep=1, writable=True) as checkpoints:
-        resumed = train.start(config, checkpoints, model, tx, mesh)
+        published = train.load_published(config, tmp_path, mesh)
+        resumed = train.restore_or_begin(config, checkpoints, model, tx, mesh, published)
     evaluated = evaluate.restore(config, tmp_path, model, tx, mesh)
     for other in (resumed, evaluated):
         jax.tree.map(np.testing.assert_array_equal, other, state)

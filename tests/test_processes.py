@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh
 from trashseg_jax import build, evaluate, train
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.report.files import write_json
 from trashseg_jax.report.table import format_table
 
 ROOT = Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def given(config, tmp_path_factory):
     """`config` as a flag, by way of a run's config.json."""
     folder = tmp_path_factory.mktemp("given")
     write_json(folder / "config.json", config.to_dict())
-    return f"--config={ROOT}/configs/run.py:{folder}"
+    return f"--config={ROOT}/run:{folder}"
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +238,7 @@ def test_processes_with_other_flags_end_with_one_line(given, tmp_path):
     arguments = [given, f"--workdir={tmp_path / 'run'}"]
     processes = start(tmp_path, *arguments, flags=((), ("--config.seed=1",)))
     assert wait(processes) == [2, 2]
-    line = "error: --config: process 1 has another than process 0; start all with the same flags"
+    line = "error: --config: differs between process 0 and process 1; start all with the same flags"
     for i in range(2):
         assert (tmp_path / f"{i}.err").read_text().strip() == line
     assert not (tmp_path / "run").exists()

@@ -124,7 +124,10 @@ def values_like(value):
 
 DEFAULTS = dict(flatten(default.get_config("aistage")))
 # A name that is no recipe is refused before a run has a config.json.
-LIKE_DEFAULTS = {key: values_like(value) for key, value in DEFAULTS.items() if key != "recipe"}
+LIKE_DEFAULTS = {key: values_like(value) for key, value in DEFAULTS.items() if key != "recipe"} | {
+    "data.name": st.sampled_from(default.DATASETS),
+    "loss.alpha_values": st.sampled_from(["", "Battery=20", "Plastic bag=2,Metal=0", (1.0, 2.0)]),
+}
 changes = st.fixed_dictionaries({}, optional=LIKE_DEFAULTS)
 
 

@@ -1,15 +1,18 @@
+import concurrent.futures
 import dataclasses
+import html
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
-from trashseg_jax.report.files import write_json
+from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.page import write_html
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
-from trashseg_jax.report.table import format_balance, format_table
+from trashseg_jax.report.table import NOTES, format_balance, format_table
 
 CLASSES = ("Background", "Metal", "Glass<i>")
 CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
@@ -20,9 +23,12 @@ def figures(**changes):
         "dataset": "coco",
         "split": "val",
         "step": 7,
-        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
+        "skipped_updates": 0,
+        "loss": 1.5,
+        "warnings": [],
+        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
         "skipped": [],
-        "clipped_annotations": 0,
+        "data_notes": {},
         **changes,
     }
 
@@ -43,7 +49,7 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
     assert rows["Glass<i>"][0] == "absent"
     assert rows["mIoU"] == ["0.6687"]  # (0.9375 + 0.4) / 2 = 0.66875, rounded to even
     counts = np.array([[[9, 1, 1], [1, 0, 0], [0, 0, 0]]])
-    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0)
+    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0, resamples=10)
     lines = format_table(figures() | found).splitlines()
     assert lines[2].endswith("never hit")
     assert lines[3].endswith("not in the truth")
@@ -60,7 +66,10 @@ def test_balance_shows_alpha_and_shares_by_class():
 
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
-    crf = {**metrics.summarize(refined, classes=CLASSES, common_share=0.0), "failed": []}
+    crf = {
+        **metrics.summarize(refined, classes=CLASSES, common_share=0.0, resamples=10),
+        "failed": [],
+    }
     write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
     page = (tmp_path / "report.html").read_text()
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
@@ -82,13 +91,34 @@ def _lines(found):
     return format_table(found).splitlines()
 
 
+def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
+    found = figures(warnings=["2 of 3 images are <seen>"], skipped_updates=3, loss=None)
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    page, text = (tmp_path / "report.html").read_text(), format_table(found)
+    assert "warning: 2 of 3 images are <seen>" in text
+    assert "warning: 2 of 3 images are &lt;seen&gt;" in page
+    for both in (page, text):
+        assert "updates left out as not finite: 3 of 7" in both
+        assert "loss undefined" in both
+    assert "loss 1.5000" in format_table(figures())
+
+
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
-    found = figures(skipped=["x.jpg: is damaged"], clipped_annotations=3)
+    found = figures(skipped=["x.jpg: is damaged"], data_notes={"clipped": 3})
     write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
     for text in (format_table(found), (tmp_path / "report.html").read_text()):
         assert "skipped as bad: 1" in text
         assert "x.jpg: is damaged" in text
         assert "clipped: 3" in text
+
+
+def test_each_note_on_the_data_has_its_line_in_the_table_and_the_page(tmp_path):
+    counts = {kind: 101 + place for place, kind in enumerate(NOTES)}
+    found = figures(data_notes=counts)
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    for text in (format_table(found), (tmp_path / "report.html").read_text()):
+        for kind, count in counts.items():
+            assert f"{NOTES[kind]}: {count}" in html.unescape(text)
 
 
 def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
@@ -152,3 +182,31 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
             raise AssertionError("json without NaN was expected")
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "evaluations" / "val-7"
+    for text in ("first", "second"):
+        with replaced_folder(target) as folder:
+            (folder / f"{text}.txt").write_text(text)
+    with pytest.raises(FileNotFoundError), replaced_folder(target) as folder:
+        (folder / "absent" / "third.txt").write_text("third")
+    assert [path.name for path in target.iterdir()] == ["second.txt"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_folders_replaced_at_once_do_not_mix(tmp_path):
+    """Eight writers, each many times, of two files that must agree."""
+    target = tmp_path / "val-7"
+
+    def write(writer):
+        for turn in range(20):
+            with replaced_folder(target) as folder:
+                for name in ("a", "b"):
+                    (folder / name).write_text(f"{writer} {turn}")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(write, writer) for writer in range(8)]:
+            future.result()
+    assert (target / "a").read_text() == (target / "b").read_text()
+    assert list(tmp_path.iterdir()) == [target]

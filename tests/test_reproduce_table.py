@@ -1,10 +1,15 @@
 import json
+import os
+import signal
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import reproduce_table as script
+
+from trashseg_jax.report.files import write_json
 
 # design.md's bottom rows, which the reference published beside its classes.
 PUBLISHED = {
@@ -69,29 +74,157 @@ def test_files_hold_every_row_and_the_findings(tmp_path):
     assert "<td>Paper" in (tmp_path / "table.html").read_text()
 
 
-def test_interrupted_table_goes_on_where_it_was(tmp_path, monkeypatch):
-    """Runs that have their metrics are not run again; the CRF row scores the third one's run."""
-    commands = []
+class Runs:
+    """Stands in for the runs: notes their commands, and leaves what they would."""
 
-    def pretend(command, **options):
-        del options
-        commands.append(command)
+    def __init__(self, stop_at=None, evaluations="."):
+        self.commands, self.stop_at, self.evaluations = [], stop_at, evaluations
+
+    def __call__(self, command):
+        self.commands.append(command)
         workdir = Path(next(c for c in command if c.startswith("--workdir=")).partition("=")[2])
         workdir.mkdir(parents=True, exist_ok=True)
-        result = figures() | ({"crf": figures()} if "--mode=evaluate" in command else {})
-        (workdir / "metrics.json").write_text(json.dumps(result))
-        if len(commands) == 4:
+        config = script.config_of([c for c in command if c.startswith("--config")])
+        result = figures() | {"step": config.train.steps, "split": config.eval.split}
+        if "--mode=evaluate" in command:
+            result["crf"] = figures()
+            workdir = workdir / self.evaluations
+            workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "config.json", {**config.to_dict(), "derived": {}})
+        write_json(workdir / "metrics.json", result)
+        if len(self.commands) == self.stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(script.subprocess, "run", pretend)
-    monkeypatch.setattr(sys, "argv", ["table", f"--out={tmp_path}", "--seeds=1", "--", "--x=1"])
-    with pytest.raises(KeyboardInterrupt):
-        script.main()
+
+def run_script(monkeypatch, out, runs, *arguments):
+    monkeypatch.setattr(script, "run_to_the_end", runs)
+    monkeypatch.setattr(sys, "argv", ["table", f"--out={out}", *arguments])
     script.main()
-    assert len(commands) == 6  # five trainings and one evaluation
-    assert all("--x=1" in command for command in commands)
-    assert ["--mode=evaluate" in command for command in commands] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("evaluations", [".", "evaluations/val-1000"])
+def test_interrupted_table_goes_on_where_it_was(tmp_path, monkeypatch, evaluations):
+    """Runs that have their metrics are not run again; the CRF row scores the third one's run."""
+    runs = Runs(stop_at=4, evaluations=evaluations)
+    with pytest.raises(KeyboardInterrupt):
+        run_script(monkeypatch, tmp_path, runs, "--seeds=1", "--", "--x=1")
+    # What no figure depends on may differ.
+    more = ("--x=1", "--config.train.log_every=7")
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1", "--", *more)
+    assert len(runs.commands) == 6  # five trainings and one evaluation
+    assert all("--x=1" in command for command in runs.commands)
+    assert ["--mode=evaluate" in command for command in runs.commands] == [False] * 5 + [True]
     assert (tmp_path / "table.md").exists()
+
+
+def test_the_config_that_is_compared_is_that_of_the_flags():
+    flags = [f"--config={script.ROOT}/configs/focal.py:taco", "--config.train.batch_size=5"]
+    config = script.config_of([*flags, "--config.train.steps=70", "--nocompilation_cache"])
+    assert (config.loss.name, config.data.name, config.train.batch_size) == ("focal", "taco", 5)
+    assert (config.train.steps, config.train.epochs) == (70, 0.0)  # as trashseg_jax.main resolves
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OTHERS = [
+    (["--steps=200"], "train.steps", 1000, 200),
+    (["--", "--config.optimizer.weight_decay=0.1"], "optimizer.weight_decay", 0.01, 0.1),
+    (["--", "--config.recipe=reference"], "loss.reduction", "mean", "reference"),
+    (["--", "--config.eval.split=train"], "eval.split", "val", "train"),
+    (["--", "--config.data.demo.seed=3"], "data.demo.seed", 0, 3),
+]
+
+
+@pytest.mark.parametrize(("flags", "key", "was", "now"), OTHERS, ids=lambda v: str(v)[:40])
+def test_runs_of_other_settings_are_refused_or_replaced_never_averaged(
+    tmp_path, monkeypatch, flags, key, was, now
+):
+    """One seed is there, with the defaults; two are asked for with a flag."""
+    runs = Runs()
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    before = files_in(tmp_path)
+    monkeypatch.setattr(script, "SHOWN", 99)
+    with pytest.raises(SystemExit) as refusal:
+        run_script(monkeypatch, tmp_path, runs, "--seeds=2", *flags)
+    line = str(refusal.value)
+    assert f"{key} was {was!r}, is {now!r}" in line
+    assert "(and 4 other runs)" in line
+    assert "--out" in line
+    assert "--retrain" in line
+    assert "\n" not in line
+    assert files_in(tmp_path) == before
+    assert len(runs.commands) == 6
+
+    run_script(monkeypatch, tmp_path, runs, "--seeds=2", "--retrain", *flags)
+    assert len(runs.commands) == 6 + 12
+    configs = [script.stored_run.get_config(str(r)) for r in tmp_path.glob("[!r]*-seed?")]
+    configs += [script.stored_run.get_config(str(r)) for r in tmp_path.glob("reference-seed?")]
+    assert [script.comparable(config)[key] for config in configs] == [now] * 10
+    assert files_in(tmp_path / "replaced-focal-seed0").keys()
+
+
+def test_figures_of_a_shorter_run_or_another_split_are_not_taken_over(tmp_path, monkeypatch):
+    """As where a longer training in the same folder was killed: its config is there, no end."""
+    runs = Runs()
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    for name, change in (("reference", {"step": 200}), ("focal", {"split": "train"})):
+        path = tmp_path / f"{name}-seed0" / "metrics.json"
+        write_json(path, json.loads(path.read_text()) | change)
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    again = [Path(c[3].partition("=")[2]).name for c in runs.commands[6:]]
+    assert again == ["reference-seed0", "focal-seed0"]
+
+
+@pytest.mark.parametrize("flag", ["--config.train.stepz=3", "--config.train.steps=many"])
+def test_wrong_flag_is_one_line_before_anything_is_run(tmp_path, monkeypatch, flag):
+    runs = Runs()
+    with pytest.raises(SystemExit, match=r"^error: ") as refusal:
+        run_script(monkeypatch, tmp_path, runs, "--seeds=1", "--", flag)
+    assert flag.partition("=")[0].rpartition(".")[2] in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not runs.commands
+
+
+def test_crf_figures_of_other_settings_are_not_taken_over(tmp_path, monkeypatch):
+    """As where somebody has scored the run with another CRF by hand."""
+    runs = Runs(evaluations="evaluations/val-1000")
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    path = tmp_path / "focal_balanced-seed0" / runs.evaluations / "config.json"
+    config = json.loads(path.read_text())
+    config["crf"]["iterations"] += 1
+    write_json(path, config)
+    run_script(monkeypatch, tmp_path, runs, "--seeds=1")
+    assert ["--mode=evaluate" in command for command in runs.commands[6:]] == [True]
+
+
+def test_run_without_a_config_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "focal-seed0").mkdir()
+    write_json(tmp_path / "focal-seed0" / "metrics.json", figures())
+    with pytest.raises(SystemExit, match=r"focal-seed0: .*it has no config\.json"):
+        run_script(monkeypatch, tmp_path, Runs(), "--seeds=1")
+
+
+def test_interrupt_lets_the_run_save_and_then_ends_the_script_by_the_signal():
+    """Python's subprocess.run would kill the run a quarter of a second after Ctrl-C."""
+    run = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: None);"
+        "print('step', flush=True); time.sleep(0.3); time.sleep(1); print('saved', flush=True);"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.raise_signal(signal.SIGINT)"
+    )
+    code = f"import reproduce_table as t, sys; t.run_to_the_end([sys.executable, '-c', {run!r}])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(script.__file__).parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "step\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.stdout.read() == "saved\n"
+    assert process.wait() == -signal.SIGINT
 
 
 @pytest.mark.parametrize("arguments", [["--seeds=0"], ["--dataset=taco"], ["--dataset=moon"]])

@@ -26,23 +26,30 @@ def test_keys_younger_than_a_run_have_their_defaults(tmp_path, dataset):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("flags", "expected"),
     [
-        ("train.epochs", float("inf")),
-        ("optimizer.learning_rate", float("nan")),
-        ("loss.gamma", float("-inf")),
-        ("seed", -1),
-        ("seed", 2**32),
-        ("train.log_every", 0),
+        ({"train.steps": 30}, 3),  # a tenth of a run that 200 steps of warm-up would outlast
+        ({"train.steps": 30, "train.epochs": 0.0}, 3),
+        ({"train.steps": 2}, 0),
+        ({"train.steps": 201}, 200),
+        ({"train.steps": 30, "optimizer.warmup_steps": 40}, 40),  # is refused later on
     ],
 )
-def test_unusable_numbers_are_refused_by_key(key, value):
-    config = default.get_config()
-    config.update_from_flattened_dict({key: value})
-    with pytest.raises(InputError, match=rf"^config\.{key}={value}: must be"):
-        settings.check_numbers(config)
+def test_flag_for_steps_shortens_a_warmup_that_would_not_end(flags, expected):
+    config = default.get_config("aistage")
+    config.update_from_flattened_dict(flags)
+    settings.resolve_config(config, overridden=flags)
+    assert config.optimizer.warmup_steps == expected
 
 
-@pytest.mark.parametrize("dataset", default.DATASETS)
-def test_defaults_are_usable_numbers(dataset):
-    settings.check_numbers(default.get_config(dataset))
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"data": 3}', "[" * 100_000])
+def test_file_that_is_no_config_of_a_run_is_refused_by_name(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=rf"{tmp_path}/config\.json: is not"):
+        run.get_config(str(tmp_path))
+
+
+def test_run_is_found_below_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(default.get_config().to_dict()))
+    assert run.get_config("~").data.name == "demo"

@@ -149,6 +149,31 @@ def test_a_map_without_classes_has_the_eleven(tmp_path):
     assert class_map.label_of("tin") == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "keys", "expected"),
+    [
+        ("values", {"7": "Metal"}, {7: 4, 0: 0, 255: 255}),
+        ("values", {" 07": "Metal", "0": "Ignore", "255": "Paper"}, {7: 4, 0: 255, 255: 2}),
+        ("values", {"65535": "Background"}, {65535: 0, 255: 255}),  # so 0 is not, and unknown
+        ("colors", {"#C00080": "General trash"}, {0xC00080: 1, 0: 0}),
+        ("colors", {"#ffffff": "Background", "#c00080": "ignore"}, {0xFFFFFF: 0, 0xC00080: 255}),
+    ],
+)
+def test_values_and_colours_are_mapped_and_0_and_255_mean_what_they_do_elsewhere(
+    tmp_path, kind, keys, expected
+):
+    class_map = load_class_map(write(tmp_path, json.dumps({kind: keys})))
+    assert getattr(class_map, kind) == expected
+    assert class_map.categories == {}
+
+
+def test_recycle_trash_knows_the_competitions_values_and_colours():
+    class_map = load_class_map("recycle_trash")
+    assert class_map.values == {**{index: index for index in range(11)}, 255: IGNORE_LABEL}
+    codes = [red << 16 | green << 8 | blue for red, green, blue in taxonomy.palette(11).tolist()]
+    assert class_map.colors == {code: index for index, code in enumerate(codes)}
+
+
 MANY = json.dumps([f"class {index}" for index in range(256)])
 
 
@@ -164,13 +189,24 @@ MANY = json.dumps([f"class {index}" for index in range(256)])
         ('{"categories": ["tin"]}', '"categories"'),
         ('{"categories": {"tin": "Metall"}}', "'Metall'"),
         ('{"categories": {"tin": 4}}', "mapped to 4"),
-        ('{"categories": {"tin": "Metal", "tin": "Glass"}}', "'tin' stands there twice"),
-        ('{"categories": {"tin": "Metal", "Tin ": "Glass"}}', "'Tin ' stands there twice"),
+        ('{"categories": {"tin": "Metal", "tin": "Glass"}}', "'tin' appears twice"),
+        ('{"categories": {"tin": "Metal", "Tin ": "Glass"}}', "'Tin ' appears twice"),
+        ('{"values": {}}', '"values"'),
+        ('{"colors": ["#c00080"]}', '"colors"'),
+        ('{"values": {"-1": "Metal"}}', "'-1'; it must be a whole number from 0 to 65535"),
+        ('{"values": {"65536": "Metal"}}', "'65536'"),
+        ('{"values": {"7.0": "Metal"}}', "'7.0'"),
+        ('{"values": {"7": "Metal", "07": "Paper"}}', "'07' appears twice"),
+        ('{"values": {"7": "Metall"}}', "did you mean 'Metal'"),
+        ('{"colors": {"c00080": "Metal"}}', "'c00080'; it must be a colour like #c00080"),
+        ('{"colors": {"#c0008": "Metal"}}', "'#c0008'"),
+        ('{"colors": {"#c00080": "Metal", "#C00080": "Paper"}}', "'#C00080' appears twice"),
+        ('{"colours": {"#c00080": "Metal"}}', "did you mean 'colors'?"),
         ('{"clases": ["a", "b"], "categories": {"a": "a"}}', "did you mean 'classes'?"),
         ('{"classes": "abc", "categories": {"a": "a"}}', '"classes"'),
         ('{"classes": [1, 2], "categories": {"a": "a"}}', '"classes"'),
         ('{"classes": ["a"], "categories": {"a": "a"}}', "1 names"),
-        ('{"classes": ["a", "A"], "categories": {"a": "a"}}', "'A' stands there twice"),
+        ('{"classes": ["a", "A"], "categories": {"a": "a"}}', "'A' appears twice"),
         ('{"classes": ["a", " "], "categories": {"a": "a"}}', "' '"),
         ('{"classes": ["a", "ignore"], "categories": {"a": "a"}}', "'ignore'"),
         ('{"classes": %s, "categories": {"a": "a"}}' % MANY, "256 names"),  # noqa: UP031

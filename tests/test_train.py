@@ -1,22 +1,30 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
-import importlib.util
+import dataclasses
 import json
 import os
 import resource
 import shutil
 import signal
+import struct
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from fixtures_dense import needs_pydensecrf
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
-from trashseg_jax import build, evaluate, train
+from trashseg_jax import build, evaluate, metrics, train
+from trashseg_jax.data import pipeline
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.refine import dense
+from trashseg_jax.report import table
+from trashseg_jax.run.checkpoint import Checkpoints
 from trashseg_jax.run.lock import RunLock
 
 
@@ -100,6 +108,8 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
     shown = [decode_label(label)[1::2, 1::2] for label in expected]
     np.testing.assert_array_equal(batch["label"], shown)
+    # The step needs it to tell padding from content.
+    assert "size" in sharding.shard_batch(batch, sharding.make_mesh())
 
 
 def test_metrics_cover_every_validation_image_once(whole_run, prepared):
@@ -124,6 +134,46 @@ def test_log_has_an_entry_for_each_logged_step(whole_run):
     evaluated = [e for e in log if "miou" in e]
     assert [e["step"] for e in evaluated] == [2, 4]
     assert evaluated[-1]["miou"] == figures["miou"]
+
+
+def test_logged_learning_rate_is_the_one_that_made_the_update(whole_run, tiny_config):
+    """Warm-up of two steps to the peak, then the cosine's first and middle of two."""
+    peak = tiny_config().optimizer.learning_rate
+    logged = [e["learning_rate"] for e in read_log(whole_run[0]) if "loss" in e]
+    np.testing.assert_allclose(logged, np.array([1 / 3, 2 / 3, 1, 1 / 2]) * peak, rtol=1e-5)
+
+
+def test_evaluation_scores_the_averaged_weights(whole_run, tiny_config, prepared):
+    """Of a state whose trained weights always say class 3, and whose averaged ones class 5."""
+
+    def says(variables, label):
+        zeros = jax.tree.map(np.zeros_like, variables)
+        zeros["params"]["head"]["bias"][label] = 1
+        return zeros
+
+    config = tiny_config()
+    mesh, model = sharding.make_mesh(), build.build_model(config, num_classes=11)
+    state = final_state(config, whole_run[0])
+    three, five = says(state.ema, 3), says(state.ema, 5)
+    state = dataclasses.replace(
+        state, params=three["params"], batch_stats=three["batch_stats"], ema=five
+    )
+    loss_fn = build.build_loss(config, np.ones(11))
+    score = evaluate.build_scorer(config, prepared, model, loss_fn, mesh, refine=False)
+    assert np.flatnonzero(score(state).confusion.sum((0, 1))).tolist() == [5]
+
+
+def test_only_the_evaluation_that_is_reported_resamples(whole_run, tiny_config, tmp_path):
+    """The last step of a run is evaluated, then reported."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = tiny_config()
+    config.train.steps = 5
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "bootstrap_interval", lambda *_, **options: calls.append(options))
+        train.train(config, workdir)
+    assert [e["step"] for e in read_log(workdir) if "miou" in e] == [2, 4, 5]
+    assert calls == [{"resamples": metrics.RESAMPLES}]
 
 
 def test_sheet_of_samples_has_the_photographs(whole_run):
@@ -158,28 +208,101 @@ def assert_same_run(config, workdir, expected):
     assert entries[0] == entries[1]
 
 
-def test_finished_run_is_not_trained_further(whole_run, tiny_config):
-    workdir, figures = whole_run
-    log = read_log(workdir)
-    assert train.train(tiny_config(), workdir) == figures
-    assert read_log(workdir) == log
+def contents(workdir):
+    """The bytes of the run's own files."""
+    paths = [*workdir.glob("*.*"), *workdir.glob("tensorboard/*")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
-def test_evaluate_scores_the_checkpoint_as_training_did(whole_run, tiny_config):
+def test_finished_run_is_not_trained_further_nor_written_to(whole_run, tiny_config, capsys):
+    """Also under other options, which describe no step: they are named."""
     workdir, figures = whole_run
+    before = contents(workdir)
+    config = tiny_config()
+    assert train.train(config, workdir) == figures
+    assert "finished, at step 4, and nothing is trained; --mode" in capsys.readouterr().out
+    config.optimizer.learning_rate = 0.5
+    config.eval.split = "train"
+    assert train.train(config, workdir) == figures
+    said = capsys.readouterr().out
+    assert "eval.split, optimizer.learning_rate differ from the run's and change nothing" in said
+    assert contents(workdir) == before
+
+
+def test_run_that_was_killed_before_its_last_figures_gets_them(whole_run, tiny_config, tmp_path):
+    """By its own options alone: those of others are no figures of this run."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    (workdir / "metrics.json").unlink()
+    config = tiny_config()
+    config.eval.split = "train"
+    with pytest.raises(InputError, match=r"eval\.split was 'val', is 'train'.*config=run:"):
+        train.train(config, workdir)
+    assert not (workdir / "metrics.json").exists()
+    assert train.train(tiny_config(), workdir) == whole_run[1]
+    assert (workdir / "metrics.json").exists()
+
+
+def test_evaluation_scores_as_training_did_in_a_folder_of_its_own(whole_run, tiny_config):
+    workdir, figures = whole_run
+    before = contents(workdir)
     config = tiny_config()
     assert evaluate.evaluate(config, workdir) == figures
-    config.eval.split = "train"
-    assert evaluate.evaluate(config, workdir)["num_images"] == 12
+    config.eval.update({"split": "train", "checkpoint": "2", "tag": "early"})
+    other = evaluate.evaluate(config, workdir)
+    assert (other["num_images"], other["step"], other["split"]) == (12, 2, "train")
+    for name, expected in (("val-4", figures), ("train-2-early", other)):
+        folder = workdir / "evaluations" / name
+        names = {"metrics.json", "samples.png", "report.html", "config.json"}
+        assert {path.name for path in folder.iterdir()} == names
+        assert json.loads((folder / "metrics.json").read_text()) == expected
+    assert contents(workdir) == before
 
 
-needs_densecrf = pytest.mark.skipif(
-    importlib.util.find_spec("pydensecrf") is None,
-    reason="pydensecrf2 is not installed (see requirements.txt)",
+def test_evaluation_names_the_steps_there_are(whole_run, tiny_config):
+    config = tiny_config()
+    config.eval.checkpoint = "3"
+    with pytest.raises(InputError, match=r"eval\.checkpoint='3'.*latest, best, 2, 4"):
+        evaluate.evaluate(config, whole_run[0])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("data.normalize", "unit"), ("model.multi_grid", (1, 2, 4))]
 )
+@pytest.mark.parametrize("mode", [train.train, evaluate.evaluate])
+def test_another_model_than_the_runs_is_refused_by_resume_and_evaluation(
+    whole_run, tiny_config, mode, key, value
+):
+    """Its arrays would fit. Nothing is written, and nothing prepared."""
+    workdir = whole_run[0]
+    config = tiny_config()
+    config.data.dir = "/nowhere"
+    config.update_from_flattened_dict({key: value})
+    before = contents(workdir)
+    with pytest.raises(InputError, match=rf"{key} was .*config=run:"):
+        mode(config, workdir)
+    assert contents(workdir) == before
 
 
-@needs_densecrf
+def test_evaluation_loss_is_that_of_training_over_the_split(whole_run, tiny_config, prepared):
+    """Image by image, by the averaged weights, against the figures and the log."""
+    workdir, figures = whole_run
+    config = tiny_config()
+    loss_fn = build.build_loss(config, build.build_alpha(config, prepared))
+    model, normalize = build.build_model(config, num_classes=11), build.build_normalize(config)
+    ema = final_state(config, workdir).ema
+    batches = pipeline.eval_batches(
+        prepared.source("val"), batch_size=1, image_size=32, process_index=0, process_count=1
+    )
+    losses = []
+    for batch in batches:
+        logits = model.apply(ema, normalize(jnp.asarray(batch["image"])), train=False)
+        losses.append(float(loss_fn(logits, jnp.asarray(batch["label"]))[0]))
+    assert figures["loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    evaluated = [e for e in read_log(workdir) if "miou" in e]
+    assert evaluated[-1]["eval_loss"] == figures["loss"]
+
+
+@needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
     """Two evaluations of five images, but five refinements."""
     refine, seen = dense.refine, []
@@ -191,11 +314,11 @@ def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, mo
     assert len(seen) == 5
 
 
-@needs_densecrf
+@needs_pydensecrf
 def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config, tmp_path):
     """As the end of a training, in this process, and as an evaluation, in two others."""
     workdir = shutil.copytree(whole_run[0], tmp_path / "run")
-    log = read_log(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "4")
     config = tiny_config()
     config.crf.update({"enabled": True, "iterations": 2, "workers": 0})
     figures = train.train(config, workdir)
@@ -210,9 +333,8 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
     assert json.loads((workdir / "metrics.json").read_text())["crf"] == {**refined, "failed": []}
     assert Image.open(workdir / "samples.png").width > 8 * 160  # rows of two times four panels
     assert "<th>CRF<th>change" in (workdir / "report.html").read_text()
-    *before, last = read_log(workdir)
-    assert before == log
-    assert last["changes"].keys() == {"crf.enabled", "crf.iterations", "crf.workers"}
+    changes = {"crf.enabled", "crf.iterations", "crf.workers"}
+    assert [e["changes"].keys() for e in read_log(workdir) if "changes" in e] == [changes]
 
     config.crf.workers = 2
     assert evaluate.evaluate(config, workdir)["crf"] == {**refined, "failed": []}
@@ -223,11 +345,59 @@ def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
         evaluate.evaluate(tiny_config(), tmp_path)
 
 
-def test_resuming_with_another_model_is_refused(whole_run, tiny_config):
+@pytest.mark.parametrize("chosen", ["latest", "best"])
+def test_evaluating_beside_a_training_takes_what_is_left_of_its_checkpoints(
+    whole_run, tiny_config, tmp_path, monkeypatch, capsys, chosen
+):
+    """The training removes the one that was chosen just before it is read."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
     config = tiny_config()
-    config.model.width = 6
-    with pytest.raises(InputError, match=r"model\.width was 4, is 6.*configs/run\.py"):
-        train.train(config, whole_run[0])
+    config.eval.checkpoint = chosen
+    read, removed = Checkpoints._read, []
+
+    def rotate_once(self, step, like):
+        if not removed:
+            removed.append(step)
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+        return read(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "_read", rotate_once)
+    taken = int(final_state(config, workdir).step)
+    assert {taken, *removed} == {2, 4}
+    line = f"{workdir}/checkpoints/{removed[0]}: was removed while it was read"
+    assert line in capsys.readouterr().out
+
+
+def test_resuming_with_another_shape_or_optimizer_is_refused(whole_run, tiny_config):
+    for key, value in (("model.width", 6), ("optimizer.name", "adam")):
+        config = tiny_config()
+        config.update_from_flattened_dict({key: value})
+        with pytest.raises(InputError, match=rf"{key}.*was .*, is '?{value}.*config=run:"):
+            train.train(config, whole_run[0])
+
+
+def test_start_that_fails_leaves_its_options_nowhere(whole_run, tiny_config, tmp_path):
+    """In a new run's first step, by an option for the checkpoint, and in a resume's first step."""
+    config = tiny_config()
+    config.train.update({"steps": 5, "log_every": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", CallAt(1, interrupt))
+        with pytest.raises(ForTest):
+            train.train(config, tmp_path / "new")
+    assert not (tmp_path / "new" / "config.json").exists()
+    assert (tmp_path / "new" / "log.jsonl").read_text() == ""
+
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    before = (workdir / "config.json").read_bytes(), read_log(workdir)
+    config.optimizer.clip_norm = 0.0  # another state of the optimizer
+    with pytest.raises(InputError, match="in the checkpoint and"):
+        train.train(config, workdir)
+    config.optimizer.clip_norm = 1.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", CallAt(1, interrupt))
+        with pytest.raises(ForTest):
+            train.train(config, workdir)
+    assert ((workdir / "config.json").read_bytes(), read_log(workdir)) == before
 
 
 def test_resuming_for_longer_is_allowed_and_logged(whole_run, tiny_config, tmp_path, capsys):
@@ -270,10 +440,84 @@ def test_diverging_run_stops_at_that_step_with_its_batch(tiny_config, tmp_path):
     assert [e["step"] for e in read_log(tmp_path) if "loss" in e] == [1]
 
     config.nan_policy = "skip"
-    train.train(config, tmp_path)
+    with pytest.raises(RunError, match=r"^step 3: loss .* last 2 updates .*learning_rate"):
+        train.train(config, tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_skipped_update_is_counted_and_stops_no_later_session(tiny_config, tmp_path, monkeypatch):
+    """Step 2's labels make its loss not a number; interrupted in step 3, then `stop` goes on."""
+    build_loss = build.build_loss
+
+    def loss_of_no_label_is_nan(config, alpha):
+        loss_fn = build_loss(config, alpha)
+        return lambda logits, labels: jnp.where(
+            jnp.all(labels == 255), jnp.nan, loss_fn(logits, labels)
+        )
+
+    monkeypatch.setattr(build, "build_loss", loss_of_no_label_is_nan)
+    config = tiny_config()
+    config.nan_policy = "skip"
+    poison = CallAt(2, lambda: None, change=lambda b: {**b, "label": np.full_like(b["label"], 255)})
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", CallAt(3, interrupt, shard_batch=poison))
+        with pytest.raises(ForTest):
+            train.train(config, tmp_path)
+    config.nan_policy = "stop"
+    figures = train.train(config, tmp_path)
+    assert (figures["step"], figures["skipped_updates"]) == (4, 1)
+    for text in (table.format_table(figures), (tmp_path / "report.html").read_text()):
+        assert "updates left out as not finite: 1 of 4" in text
+    state = final_state(config, tmp_path)
+    counts = [int(n) for _, n in optax.tree.get_all_with_path(state.opt_state, "count")]
+    assert (int(state.step), int(state.skipped), set(counts)) == (4, 1, {3})
     log = [e for e in read_log(tmp_path) if "loss" in e]
-    assert [e["skipped"] for e in log] == [0, 1, 2, 3]
-    assert log[-1]["loss"] is None
+    assert [e["skipped"] for e in log] == [0, 1, 1, 1]
+    # The optimizer's own count before each update: the one that was left out moved nothing.
+    _, schedule = build.build_optimizer(config, steps=4)
+    rates = [float(schedule(count)) for count in (0, 1, 1, 2)]
+    assert [e["learning_rate"] for e in log] == pytest.approx(rates, rel=1e-6)
+
+
+def test_events_of_a_run_killed_before_its_first_checkpoint_are_not_doubled(
+    whole_run, tiny_config, tmp_path
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "shard_batch", CallAt(2, interrupt))
+        with pytest.raises(ForTest):
+            train.train(tiny_config(), tmp_path)
+    assert [step for step, _ in read_events(tmp_path)] == [1] * 4
+    train.train(tiny_config(), tmp_path)
+    events = read_events(tmp_path)
+    assert len(events) == len(set(events))
+    assert sorted(events) == sorted(read_events(whole_run[0]))
+
+
+def test_tensorboard_has_training_validation_classes_and_samples(whole_run):
+    workdir, figures = whole_run
+    events = read_events(workdir)
+    tags = {step: {tag for s, tag in events if s == step} for step in (1, 2, 3, 4)}
+    training = {"loss", "grad_norm", "learning_rate", "images_per_second"}
+    assert tags[1] == tags[3] == training
+    classes = {
+        f"val/iou/{name.replace(' ', '_')}" for name, v in figures["iou"].items() if v is not None
+    }
+    evaluation = {"val/loss", "val/miou", "val/sample0", "val/sample1"}
+    assert tags[4] == training | evaluation | classes
+    assert len(classes) > 1
+
+
+def read_events(workdir):
+    """(step, tag) of each value in a run's TensorBoard files, in the format of TFRecord."""
+    found = []
+    for path in workdir.glob("tensorboard/*"):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            event = event_pb2.Event.FromString(content[12 : 12 + length])
+            found += [(event.step, value.tag) for value in event.summary.value]
+            content = content[12 + length + 4 :]
+    return found
 
 
 def test_full_disk_ends_the_run_with_its_checkpoints_whole(whole_run, tiny_config, tmp_path):
@@ -310,14 +554,19 @@ def interrupt():
 
 
 class CallAt:
-    """Stands in for `shard_batch` and calls `action` before a training step's batch."""
+    """Stands in for `shard_batch`; before a training step's batch it calls `action` and `change`.
 
-    def __init__(self, step, action):
-        self.left, self.action, self.shard_batch = step, action, sharding.shard_batch
+    The latter returns what takes the batch's place.
+    """
+
+    def __init__(self, step, action, *, change=dict, shard_batch=None):
+        self.left, self.action, self.change = step, action, change
+        self.shard_batch = shard_batch or sharding.shard_batch
 
     def __call__(self, batch, mesh):
         if "mask" not in batch:
             self.left -= 1
             if self.left == 0:
                 self.action()
+                batch = self.change(batch)
         return self.shard_batch(batch, mesh)

@@ -1,11 +1,17 @@
-"""Class weights for the loss, from how often each class occurs; 0 for one that never does.
+"""Class weights (alpha) for the loss, from how often each class occurs; 0 for one that never does.
 
-All take counts of the training split: pixels or annotations per image and class [n, k], or their
-sums [k]. Class 0 is the background.
+All schemes take counts of the training split: pixels or annotations per image and class [n, k], or
+their sums [k]. Class 0 is the background. `own_weights` are the user's.
 """
+
+import difflib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64
+
+from trashseg_jax.errors import InputError, show
+from trashseg_jax.rules import CLASS_WEIGHT
 
 Weights = Float64[np.ndarray, "k"]
 
@@ -69,6 +75,53 @@ def enet(pixels: Int64[np.ndarray, "k"]) -> Weights:
     """1 / ln(1.02 + share of the pixels), from 1.4 to 50.5 (Paszke et al. 2016)."""
     share = pixels / max(pixels.sum(), 1)
     return np.where(share > 0, 1 / np.log(1.02 + share), 0.0)
+
+
+def own_weights(values: tuple[int | float, ...] | str, *, classes: Sequence[str]) -> Weights:
+    """Returns `config.loss.alpha_values`: one number a class, or "NAME=NUMBER,..." and 1 elsewhere.
+
+    Raises InputError for another number of weights, an unknown name, or what is no weight.
+    """
+    try:
+        weights = _by_name(values, classes) if isinstance(values, str) else values
+        if len(weights) != len(classes):
+            raise InputError(
+                f"has {len(weights)} weights; it must have one for each of the {len(classes)} "
+                f"classes, {', '.join(classes)}, or name some of them: {classes[-1]}=20"
+            )
+        if not any(weights):
+            raise InputError("is 0 for every class; at least one weight must be above 0")
+    except InputError as error:
+        raise InputError(f"config.loss.alpha_values={show(values)}: {error}") from error
+    return np.array(weights, np.float64)
+
+
+def _by_name(text: str, classes: Sequence[str]) -> list[float]:
+    """Returns the weights of all classes; neither case nor outer blanks of a name matter."""
+    known = {name.casefold(): name for name in classes}
+    given: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = part.rpartition("=")
+        key = name.strip().casefold()
+        if not equals:
+            raise InputError(f"{part.strip()!r} must be CLASS=NUMBER")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1, 0)[0]
+            raise InputError(f"there is no class {name.strip()!r}; the nearest is {known[near]!r}")
+        if key in given:
+            raise InputError(f"class {known[key]!r} appears twice; remove one")
+        given[key] = _own_weight(number.strip())
+    return [given.get(name, 1.0) for name in known]
+
+
+def _own_weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not CLASS_WEIGHT.holds(weight):
+        raise InputError(f"the weight {text!r} must be {CLASS_WEIGHT.says}")
+    return weight
 
 
 def _divide(part, whole) -> Weights:

@@ -2,29 +2,30 @@
 
 import dataclasses
 import math
-import os
-import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from trashseg_jax import alphas, losses, model_folder, optim
+from trashseg_jax import alphas, folders, losses, model_folder, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
-from trashseg_jax.data.records import DataFolder
+from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
+from trashseg_jax.data.painting import PAINT_ORDERS
+from trashseg_jax.data.records import EXIF, DataFolder
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
 from trashseg_jax.refine import dense, pool
-from trashseg_jax.settings import Config, choose
+from trashseg_jax.settings import Config, check_warmup, choose, expand_home
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -33,51 +34,46 @@ if TYPE_CHECKING:
 BEGINNING = ("init", "pretrained", "pretrained_prefix")
 
 
-def lookup(config: Config, key: str) -> Any:
-    """Returns the value of the dotted `key`."""
-    for name in key.split("."):
-        config = config[name]
-    return config
+def check_options(config: Config) -> None:
+    """Raises InputError for unknown names and for options that exclude each other.
 
-
-def number(config: Config, key: str, *, below: float = math.inf) -> float:
-    """Returns the value of the dotted `key`, which must be at least 0 and less than `below`."""
-    value = lookup(config, key)
-    if not 0 <= value < below:
-        rule = "0 or more" if below == math.inf else f"at least 0 and less than {below}"
-        raise InputError(f"config.{key}={value}: must be {rule}")
-    return float(value)
-
-
-def pair(config: Config, key: str) -> tuple[float, float]:
-    """Returns the value of the dotted `key`, which must be two numbers, the first not larger."""
-    value = lookup(config, key)
-    numbers = [v for v in value if isinstance(v, int | float)]
-    if len(value) != 2 or len(numbers) != 2 or not 0 < value[0] <= value[1]:
-        raise InputError(
-            f"config.{key}={value}: must be two positive numbers in ascending order; "
-            f'pass "--config.{key}=(LOW, HIGH)"'
-        )
-    return float(value[0]), float(value[1])
+    All that can be said before the data are read, and that configs/ranges.py cannot know.
+    """
+    classes = taxonomy.load_class_map(config.data.class_map).classes
+    nothing = np.zeros((1, len(classes)), np.int64)
+    choose("data.format", config.data.format, FORMATS)
+    data_options = {"paint_order": PAINT_ORDERS, "crowd": CROWDS, "boxes": BOXES, "exif": EXIF}
+    for key, options in data_options.items():
+        choose(f"data.{key}", config.data[key], options)
+    image_weighting(config, nothing)
+    alpha_scheme(config, nothing, nothing)
+    if config.loss.alpha_values:
+        alphas.own_weights(config.loss.alpha_values, classes=classes)
+    build_model(config, num_classes=len(classes))
+    build_loss(config, np.ones(len(classes)))
+    build_optimizer(config, steps=1)
+    build_normalize(config)
+    stops_at_nan(config)
+    if config.crf.enabled:
+        build_crf(config)
 
 
 def num_steps(config: Config, *, num_images: int) -> int:
-    """Returns the training length, from `train.steps` or else `train.epochs`."""
-    steps, epochs = config.train.steps, config.train.epochs
-    if (steps > 0) == (epochs > 0):
-        raise InputError(
-            f"config.train.steps={steps} and config.train.epochs={epochs}: exactly one of them "
-            "must be positive; set the other to 0"
-        )
-    return steps if steps > 0 else math.ceil(epochs * num_images / config.train.batch_size)
+    """Returns the training length, from `train.steps` or else `train.epochs`.
+
+    Raises InputError where the warm-up is no shorter.
+    """
+    epochs = config.train.epochs
+    steps = config.train.steps or math.ceil(epochs * num_images / config.train.batch_size)
+    check_warmup(config, steps=steps)
+    return steps
 
 
 def cache_dir(config: Config) -> Path:
     """Returns where prepared data lies."""
     if config.data.cache_dir:
-        return Path(config.data.cache_dir).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "trashseg_jax"
+        return Path(config.data.cache_dir)
+    return folders.user_cache()
 
 
 def build_data(config: Config) -> "Prepared":
@@ -86,7 +82,7 @@ def build_data(config: Config) -> "Prepared":
 
     data = config.data
     given = {
-        "path": demo_folder(config) if data.name == "demo" else data_folder(config),
+        "path": demo_folder(config) if data.name == "demo" else Path(data.dir),
         "class_map": taxonomy.load_class_map(data.class_map),
     }
     named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
@@ -107,18 +103,16 @@ def demo_folder(config: Config) -> Path:
     arguments = config.data.demo.to_dict()
     name = "demo-" + "-".join(f"{key}{value}" for key, value in arguments.items())
     folder = Path(config.data.dir) if config.data.dir else cache_dir(config) / name
-    with locks.locked(folder):
-        scenes.render_demo(folder, **arguments)
-    return folder
-
-
-def data_folder(config: Config) -> Path:
-    if not config.data.dir:
-        raise InputError(
-            f"config.data.dir is empty: data set {config.data.name!r} needs the folder with "
-            "its json files and images; pass --config.data.dir=FOLDER"
+    option = "data.dir" if config.data.dir else "data.cache_dir"
+    with folders.explained(folder, f"name another folder with --config.{option}"):
+        lock = locks.ensure(
+            folder,
+            is_there=partial(scenes.is_rendered, folder, **arguments),
+            make=partial(scenes.render_demo, folder, **arguments),
         )
-    return Path(config.data.dir).expanduser()
+    if lock:
+        lock.close()
+    return folder
 
 
 def build_model(config: Config, *, num_classes: int) -> unet.UNet:
@@ -133,12 +127,6 @@ def load_beginning(
 
     With `model.pretrained` the encoder's are another's, with `model.init` all of them.
     """
-    if config.model.init and config.model.pretrained:
-        raise InputError(
-            f"config.model.init={config.model.init} and config.model.pretrained="
-            f"{config.model.pretrained}: a run begins with a whole network or with an encoder's "
-            "weights, not both; set one to nothing"
-        )
     if config.model.init:
         return load_init(config, variables)
     return load_pretrained(config, model, variables), ""
@@ -147,7 +135,7 @@ def load_beginning(
 def load_init(config: Config, variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Takes the variables of the folder `model.init`, but a head for other classes."""
     name, classes = config.model.init, taxonomy.load_class_map(config.data.class_map).classes
-    start = model_folder.read(Path(name).expanduser())
+    start = model_folder.read(Path(expand_home(name)))
     wanted = {f"model.{key}": config.model[key] for key in start.architecture}
     wanted["data.normalize"] = config.data.normalize
     stored = {f"model.{key}": value for key, value in start.architecture.items()}
@@ -180,22 +168,42 @@ def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any])
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 
-def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
-    """Returns the loss's class weights, from the training split as it is, not as resampled.
+def take_loaded(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """Returns `variables` with what `load_beginning` gave, but for what is abstract in it.
 
-    Warns of classes that never occur in it, which weigh 0.
+    That is what no file has; `loaded` may be of a model with other classes.
+    """
+
+    def take(own, other):
+        return own if isinstance(other, jax.ShapeDtypeStruct) else other
+
+    return jax.tree.map(take, variables, loaded)
+
+
+def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
+    """Returns the loss's class weights: the user's, or a scheme's.
+
+    A scheme sees the training split as it is, not as resampled. Warns of classes that never occur
+    in it, which then weigh 0.
     """
     pixels, annotations = data.counts("train")
+    if config.loss.alpha_values:
+        return alphas.own_weights(config.loss.alpha_values, classes=data.classes)
+    alpha = alpha_scheme(config, pixels, annotations)()
+    for name in np.array(data.classes)[alpha == 0]:
+        line = f"class {name} never occurs in the training split: its weight (alpha) is 0"
+        warnings.warn(line, stacklevel=2)
+    return alpha
+
+
+def alpha_scheme(
+    config: Config, pixels: Int64[np.ndarray, "n k"], annotations: Int64[np.ndarray, "n k"]
+) -> Callable[[], Float64[np.ndarray, "k"]]:
+    """Returns the function that computes the alpha scheme's class weights from these counts."""
+    loss = config.loss
     counts = alphas.class_counts(pixels, annotations)
-    kind, scheme = config.loss.alpha_counts, config.loss.alpha
-    counted = choose("loss.alpha_counts", kind, counts)
-    if scheme == "effective_number" and kind == "pixels":
-        raise InputError(
-            "config.loss.alpha_counts='pixels': effective_number would weigh all classes alike, "
-            "as pixels are far more than 1 / (1 - beta); use images or annotations"
-        )
-    power = number(config, "loss.alpha_power")
-    beta = number(config, "loss.alpha_beta", below=1.0)
+    counted = choose("loss.alpha_counts", loss.alpha_counts, counts)
+    power, beta = loss.alpha_power, loss.alpha_beta
     schemes = {
         "none": lambda: np.ones(len(counted)),
         "annotation_ratio": lambda: alphas.annotation_ratio(counts["annotations"]),
@@ -204,16 +212,13 @@ def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
         "effective_number": lambda: alphas.effective_number(counted, beta=beta),
         "enet": lambda: alphas.enet(counts["pixels"]),
     }
-    alpha = choose("loss.alpha", scheme, schemes)()
-    for name in np.array(data.classes)[alpha == 0]:
-        warnings.warn(f"class {name} never occurs in the training split: alpha 0", stacklevel=2)
-    return alpha
+    return choose("loss.alpha", loss.alpha, schemes)
 
 
 def build_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[..., Any]:
     """Returns `(logits, labels) -> loss per example`, the region term added."""
     pixel, region = _pixel_loss(config, alpha), _region_loss(config)
-    weight = number(config, "loss.region_weight")
+    weight = config.loss.region_weight
     return losses.add_region(pixel, region, weight=weight) if region else pixel
 
 
@@ -221,22 +226,21 @@ def _pixel_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[...
     choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     options = {
         "alpha": jnp.asarray(alpha, jnp.float32),
-        "label_smoothing": number(config, "loss.label_smoothing", below=1.0),
+        "label_smoothing": config.loss.label_smoothing,
         "reduction": config.loss.reduction,
         "ignore_label": taxonomy.IGNORE_LABEL,
     }
-    gamma = number(config, "loss.gamma")
     pixel_losses = {
         "cross_entropy": partial(losses.cross_entropy, **options),
-        "focal": partial(losses.focal_loss, gamma=gamma, **options),
+        "focal": partial(losses.focal_loss, gamma=config.loss.gamma, **options),
     }
     return choose("loss.name", config.loss.name, pixel_losses)
 
 
 def _region_loss(config: Config) -> Callable[..., Any] | None:
     ignore_label = taxonomy.IGNORE_LABEL
-    alpha, beta = number(config, "loss.tversky_alpha"), number(config, "loss.tversky_beta")
-    tversky = partial(losses.tversky_loss, alpha=alpha, beta=beta, ignore_label=ignore_label)
+    constants = {"alpha": config.loss.tversky_alpha, "beta": config.loss.tversky_beta}
+    tversky = partial(losses.tversky_loss, **constants, ignore_label=ignore_label)
     region_losses = {
         "none": None,
         "dice": partial(losses.dice_loss, ignore_label=ignore_label),
@@ -249,14 +253,20 @@ def _region_loss(config: Config) -> Callable[..., Any] | None:
 def build_image_weights(config: Config, data: "Prepared") -> Float64[np.ndarray, "n"]:
     """Returns how often each training image is drawn, relative to the others."""
     pixels, _ = data.counts("train")
-    power = number(config, "data.sampling.power")
-    threshold = number(config, "data.sampling.threshold")
+    return image_weighting(config, pixels)()
+
+
+def image_weighting(
+    config: Config, pixels: Int64[np.ndarray, "n k"]
+) -> Callable[[], Float64[np.ndarray, "n"]]:
+    """Returns the function that computes the images' weights of `data.sampling.name`."""
+    options = config.data.sampling
     samplers = {
         "uniform": lambda: np.ones(len(pixels)),
-        "class_balanced": lambda: sampling.class_balanced(pixels, power=power),
-        "repeat_factor": lambda: sampling.repeat_factor(pixels, threshold=threshold),
+        "class_balanced": lambda: sampling.class_balanced(pixels, power=options.power),
+        "repeat_factor": lambda: sampling.repeat_factor(pixels, threshold=options.threshold),
     }
-    return choose("data.sampling.name", config.data.sampling.name, samplers)()
+    return choose("data.sampling.name", options.name, samplers)
 
 
 def build_index(config: Config, weights: Float64[np.ndarray, "n"]) -> Callable[[int], int]:
@@ -300,18 +310,7 @@ def build_crf(config: Config) -> pool.CrfPool:
     """Returns a pool that is not started yet; raises InputError where it could not work."""
     options = config.crf.to_dict()
     del options["enabled"]
-    workers = options.pop("workers")
-    timeout = options.pop("timeout")
-    if workers < -1:
-        raise InputError(f"config.crf.workers={workers}: must be 0 or more, or -1 for all cores")
-    if not 0 < timeout <= threading.TIMEOUT_MAX:
-        raise InputError(f"config.crf.timeout={timeout}: must be a positive number of seconds")
-    for key, value in options.items():
-        if value < 0 or (value == 0 and not key.endswith("compat")):
-            raise InputError(
-                f"config.crf.{key}={value}: must be positive; to leave a term out, set its "
-                "compat to 0"
-            )
+    workers, timeout = options.pop("workers"), options.pop("timeout")
     dense.import_densecrf()
     return pool.CrfPool(workers, partial(dense.refine, **options), timeout=timeout)
 

@@ -1,6 +1,8 @@
 """What the command line shows as one line: by class, the exit code."""
 
+import os
 import reprlib
+import signal
 from typing import Any
 
 
@@ -12,8 +14,21 @@ class RunError(RuntimeError):
     """What stopped a run whose input was right, and how to go on. Exit code 3."""
 
 
-class Interrupted(Exception):
-    """A signal ended the run; says what was saved. Exit code 75, EX_TEMPFAIL of sysexits.h."""
+class Interrupted(BaseException):
+    """A signal ended the run; says what was saved. Exit code 75, EX_TEMPFAIL of sysexits.h.
+
+    No Exception: a library that catches all of those must not take it for a fault of its own.
+    After SIGINT the process ends by that signal, so that a shell's loop ends too.
+    """
+
+    def __init__(self, number: int, text: str):
+        self.number = number
+        super().__init__(f"{signal.Signals(number).name}: {text}")
+
+    @property
+    def exit_code(self) -> int:
+        """Negative is a signal's, as `subprocess` has it."""
+        return -self.number if self.number == signal.SIGINT else os.EX_TEMPFAIL
 
 
 def show(value: Any) -> str:

@@ -1,6 +1,7 @@
 """Evaluation: a split to per-image confusion matrices, and to the files that report it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -12,15 +13,17 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Float32, Integer
+from jaxtyping import Array, Float32, Integer
 from tqdm import tqdm
 
-from trashseg_jax import build, metrics, steps
+from trashseg_jax import build, folders, metrics, steps
+from trashseg_jax.data import audit
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
-from trashseg_jax.run.checkpoint import Checkpoints
+from trashseg_jax.run.checkpoint import Checkpoints, Gone
+from trashseg_jax.run.identity import check_identity
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class Evaluation:
     """One pass over a split: every image once, in the split's order."""
 
     ids: Integer[np.ndarray, "n"]
+    loss: Float32[np.ndarray, "n"]
     confusion: Integer[np.ndarray, "n k k"]
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
@@ -44,14 +48,47 @@ class Evaluation:
 
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
-    """Scores a checkpoint of the run in `workdir`, writes its reports, returns its metrics."""
+    """Scores a checkpoint of the run in `workdir`, and returns its metrics.
+
+    They and the reports are in `evaluation_folder`; the run's own files stay as they are.
+    """
+    # Checks that need no data.
+    remedy = "copy the run to a folder that can be written, and pass that as --workdir"
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
+    check_identity(config, workdir)
+
+    # The split, and the model as the checkpoint has it.
     data = build.build_data(config)
+    warnings = audit.find_warnings(data, split=config.eval.split)
+    for line in warnings:
+        print(f"warning: {line}")
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
+    loss_fn = build.build_loss(config, build.build_alpha(config, data))
+    score = build_scorer(config, data, model, loss_fn, mesh, refine=config.crf.enabled)
     state = restore(config, workdir, model, tx, mesh)
-    score = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
-    return write_reports(config, workdir, data, score(state), step=int(state.step))
+
+    # The figures.
+    result = score(state)
+    step, skipped = int(state.step), int(state.skipped)
+    report = partial(summarize, config, data, warnings=warnings, resamples=metrics.RESAMPLES)
+    figures = report(result, step=step, skipped=skipped)
+    if jax.process_index() == 0:
+        folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
+        with folders.explained(workdir, remedy), files.replaced_folder(folder) as folder:
+            write_reports(folder, figures, result.samples, log=workdir / "log.jsonl")
+            files.write_json(folder / "config.json", config.to_dict())
+    return figures
+
+
+def evaluation_folder(workdir: Path, figures: dict[str, Any], *, tag: str) -> Path:
+    """Returns where an evaluation's files are: `evaluations/SPLIT-STEP[-TAG]`."""
+    name = "-".join([figures["split"], str(figures["step"]), *([tag] if tag else [])])
+    return workdir / "evaluations" / name
 
 
 def restore(
@@ -66,11 +103,17 @@ def restore(
     if not folder.is_dir():
         raise InputError(f"{folder}: does not exist; give the --workdir of a run")
     with Checkpoints(folder, keep=config.train.keep_checkpoints, writable=False) as checkpoints:
-        choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
-        step = choose("eval.checkpoint", config.eval.checkpoint, choices)
-        if step is None:
-            raise InputError(f"{folder}: holds no checkpoint; train first")
-        return checkpoints.restore(step, abstract_state(config, model, tx, mesh))
+        like = abstract_state(config, model, tx, mesh)
+        while True:
+            choices = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
+            choices |= {str(step): step for step in checkpoints.steps}
+            step = choose("eval.checkpoint", str(config.eval.checkpoint), choices)
+            if step is None:
+                raise InputError(f"{folder}: holds no checkpoint; train first")
+            try:
+                return checkpoints.restore(step, like)
+            except Gone as gone:
+                print(f"{gone}; taking the {config.eval.checkpoint} of those that are left")
 
 
 def abstract_state(
@@ -82,16 +125,25 @@ def abstract_state(
 
 
 def build_scorer(
-    config: Config, data: "Prepared", model: nn.Module, mesh: Mesh, *, refine: bool
+    config: Config,
+    data: "Prepared",
+    model: nn.Module,
+    loss_fn: Callable[[Array, Array], Array],
+    mesh: Mesh,
+    *,
+    refine: bool,
 ) -> Callable[[steps.TrainState], Evaluation]:
     """Returns a function that scores a state on the split `eval.split`, with the CRF or not."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
-    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
     eval_step = steps.make_eval_step(
-        model, normalize=build.build_normalize(config), num_classes=num_classes, probs=refine
+        model,
+        loss_fn,
+        normalize=build.build_normalize(config),
+        num_classes=num_classes,
+        probs=refine,
     )
     total = -(-len(source) // config.eval.batch_size)
     pool = build.build_crf(config) if refine else None
@@ -178,7 +230,7 @@ def collect(
 
     With several processes the samples are left out.
     """
-    wanted = {"id", "mask", "confusion", "refined_confusion", "unrefined"}
+    wanted = {"id", "mask", "loss", "confusion", "refined_confusion", "unrefined"}
     kept: dict[str, list] = {}
     samples, place = [], 0
     for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch", disable=None):
@@ -209,13 +261,30 @@ def gather(kept: dict[str, list], samples: list[sheet.Sample]) -> Evaluation:
     texts = valid.get("unrefined", np.zeros((len(ids), 0), np.uint8))
     reasons = [bytes(text).rstrip(b"\0").decode() for text in texts]
     unrefined = {int(i): reason for i, reason in zip(ids, reasons, strict=True) if reason}
-    return Evaluation(ids, valid["confusion"], refined, unrefined, samples)
+    return Evaluation(ids, valid["loss"], valid["confusion"], refined, unrefined, samples)
 
 
-def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int) -> dict[str, Any]:
-    """Returns the figures of an evaluation as metrics.json holds them."""
+def summarize(
+    config: Config,
+    data: "Prepared",
+    result: Evaluation,
+    *,
+    step: int,
+    skipped: int,
+    resamples: int,
+    warnings: list[str],
+) -> dict[str, Any]:
+    """Returns the figures of an evaluation as metrics.json holds them.
+
+    `loss` is the mean over the images, null if it is not finite; `skipped` updates of the training
+    were left out, `warnings` are those of the data. Without resamples the interval is left out.
+    """
+    loss = float(result.loss.mean(dtype=np.float64))
     summary = partial(
-        metrics.summarize, classes=data.classes, common_share=config.eval.common_share
+        metrics.summarize,
+        classes=data.classes,
+        common_share=config.eval.common_share,
+        resamples=resamples,
     )
     refined = result.refined_confusion
     failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
@@ -223,20 +292,20 @@ def summarize(config: Config, data: "Prepared", result: Evaluation, *, step: int
         "dataset": config.data.name,
         "split": config.eval.split,
         "step": step,
+        "skipped_updates": skipped,
+        "loss": loss if math.isfinite(loss) else None,
         **summary(result.confusion),
         **({} if refined is None else {"crf": {**summary(refined), "failed": failed}}),
         "skipped": data.problems,
-        "clipped_annotations": data.clipped,
+        "data_notes": data.notes,
+        "warnings": warnings,
     }
 
 
 def write_reports(
-    config: Config, workdir: Path, data: "Prepared", result: Evaluation, *, step: int
-) -> dict[str, Any]:
-    """Writes metrics.json, samples.png and report.html of an evaluation; returns the metrics."""
-    figures = summarize(config, data, result, step=step)
-    if jax.process_index() == 0:
-        files.write_json(workdir / "metrics.json", figures)
-        sheet.save_samples(workdir / "samples.png", result.samples, classes=data.classes)
-        page.write_html(workdir / "report.html", figures, log=workdir / "log.jsonl")
-    return figures
+    folder: Path, figures: dict[str, Any], samples: list[sheet.Sample], *, log: Path
+) -> None:
+    """Writes metrics.json, samples.png and report.html of an evaluation."""
+    files.write_json(folder / "metrics.json", figures)
+    sheet.save_samples(folder / "samples.png", samples, classes=list(figures["iou"]))
+    page.write_html(folder / "report.html", figures, log=log)

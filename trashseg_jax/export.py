@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags, logging
 from ml_collections.config_flags import config_flags
 
+from trashseg_jax import settings
 from trashseg_jax.errors import InputError
 from trashseg_jax.main import CONFIG, WORKDIR, check_devices, parse_flags, run
 
@@ -52,10 +53,12 @@ def main(argv: list[str]) -> None:
 
     onnx = import_onnx() if ONNX.value else None
     if FROM_SMP.value is None:
-        model = model_sources.model_of_run(CONFIG.value, Path(WORKDIR.value or ""))
+        model = model_sources.model_of_run(
+            CONFIG.value, Path(settings.expand_home(WORKDIR.value or ""))
+        )
     else:
         model = model_sources.model_of_smp(
-            Path(FROM_SMP.value).expanduser(),
+            Path(settings.expand_home(FROM_SMP.value)),
             encoder=ENCODER.value or "",
             class_names=tuple(CLASSES.value or ()),
             normalize=NORMALIZE.value,
@@ -110,7 +113,7 @@ def choose_output() -> Path:
 
     if OUTPUT.value is None:
         raise InputError("--output is missing; pass the folder to write, models/NAME say")
-    output = Path(OUTPUT.value).expanduser()
+    output = Path(settings.expand_home(OUTPUT.value))
     if not output.exists():
         return output
     if not output.is_dir():

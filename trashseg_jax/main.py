@@ -38,8 +38,9 @@ DISTRIBUTED = flags.DEFINE_bool(
 COMPILATION_CACHE = flags.DEFINE_bool(
     "compilation_cache",
     True,
-    "Keep compiled programs for later runs, in programs/ of the folder of prepared data "
-    "(config.data.cache_dir), or in $JAX_COMPILATION_CACHE_DIR.",
+    "Keep compiled programs for later runs, in $XDG_CACHE_HOME/trashseg_jax/programs or "
+    "~/.cache/trashseg_jax/programs if you alone may write there, or in "
+    "$JAX_COMPILATION_CACHE_DIR.",
 )
 
 
@@ -48,23 +49,27 @@ def main(argv: list[str]) -> None:
         raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
-    config, workdir = read_config(), choose_workdir()
+    config: Any = read_config()
+    workdir = choose_workdir()
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     check_devices()
     # Imported late: --help and a wrong flag answer at once.
-    from trashseg_jax import build
     from trashseg_jax.devices import program_cache
-    from trashseg_jax.evaluate import evaluate
+    from trashseg_jax.evaluate import evaluate, evaluation_folder
     from trashseg_jax.report import table
     from trashseg_jax.train import train
 
     if COMPILATION_CACHE.value:
-        program_cache.keep_programs(build.cache_dir(config) / "programs")
+        program_cache.keep_programs()
     figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
     print(table.format_table(figures))
-    print(f"{workdir}: metrics.json, samples.png, report.html, log.jsonl")
+    folder = workdir
+    if MODE.value == "evaluate":
+        folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
+    names = ("metrics.json", "samples.png", "report.html", "log.jsonl")
+    print(f"{folder}: {', '.join(name for name in names if (folder / name).exists())}")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -79,24 +84,33 @@ def parse_flags(argv: list[str]) -> list[str]:
         raise InputError(last_line.partition("InputError: ")[2] or str(error)) from error
 
 
+def split_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Returns what --config names, in any of absl's spellings, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", "-config")
+    try:
+        found, others = parser.parse_known_args(argv[1:])
+    except argparse.ArgumentError as error:
+        raise InputError("--config names nothing; pass --config=reference, for example") from error
+    return found.config, others
+
+
 def locate_config(argv: list[str]) -> list[str]:
     """Returns the arguments with the path of the file that --config names.
 
     It names a file, or one that is shipped, without a path (`focal`, `focal:aistage`). Raises
     InputError, the nearest name first, where it is neither.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    found, others = parser.parse_known_args(argv[1:])
-    if found.config is None:
+    given, others = split_config(argv)
+    if given is None:
         return argv
-    name, colon, argument = found.config.partition(":")
+    name, colon, argument = settings.expand_home(given).partition(":")
     if not Path(name).is_file():
         shipped = {path.stem: path for path in CONFIGS.glob("*.py") if is_experiment(path)}
         if name not in shipped:
             nearest = difflib.get_close_matches(Path(name).stem, shipped, len(shipped), 0)
             raise InputError(
-                f"--config={found.config}: there is no file {name}; those that are shipped go by "
+                f"--config={given}: there is no file {name}; those that are shipped go by "
                 f"their names alone: {', '.join(nearest)}"
             )
         name = str(shipped[name])
@@ -109,12 +123,10 @@ def is_experiment(path: Path) -> bool:
 
 def check_overrides(argv: list[str]) -> None:
     """Raises InputError, with the nearest key, for a `--config.KEY=` that the config lacks."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    found, others = parser.parse_known_args(argv[1:])
-    if found.config is None:
+    given, others = split_config(argv)
+    if given is None:
         return
-    config: Any = config_flags.ConfigFileFlagParser("config").parse(found.config)
+    config: Any = config_flags.ConfigFileFlagParser("config").parse(given)
     known = [key for key, _ in settings.flatten(config)]
     for argument in others:
         flag, _, rest = argument.partition("=")[0].lstrip("-").partition(".")
@@ -122,12 +134,14 @@ def check_overrides(argv: list[str]) -> None:
             nearest = difflib.get_close_matches(rest, known, 1, 0)[0]
             raise InputError(
                 f"--config.{rest}: there is no such key; the nearest is --config.{nearest} "
-                "(configs/default.py lists all)"
+                f"({CONFIGS / 'default.py'} lists all)"
             )
 
 
 def read_config() -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
+    from trashseg_jax.configs import ranges, run
+
     config: Any = CONFIG.value
     if config is not None:
         overrides = config_flags.get_override_values(flags.FLAGS["config"])
@@ -135,17 +149,16 @@ def read_config() -> ConfigDict:
     elif MODE.value == "train" or WORKDIR.value is None:
         raise InputError("--config is missing; pass --config=reference, for example")
     else:
-        from trashseg_jax.configs import run
-
         config = run.get_config(WORKDIR.value)
-    settings.check_numbers(config)
+    ranges.check(config)
+    ranges.expand_paths(config)
     return config
 
 
 def choose_workdir() -> Path:
     """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
     if WORKDIR.value is not None:
-        return Path(WORKDIR.value)
+        return Path(settings.expand_home(WORKDIR.value))
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         raise InputError(
             "--workdir is missing; several processes need the same one, on a file system that "
@@ -185,17 +198,17 @@ def check_devices() -> None:
     sharding.describe_devices()
 
 
-EXIT_CODES = {InputError: 2, RunError: 3, Interrupted: 75}
-
-
 def run(command: Callable[[list[str]], None], parse: Callable[[list[str]], list[str]]) -> None:
     """Runs a command line; what it expects to go wrong is one line and an exit code of its own."""
     raise_on_signals()
     try:
         app.run(command, flags_parser=parse)
-    except tuple(EXIT_CODES) as error:
-        print(f"{'' if isinstance(error, Interrupted) else 'error: '}{error}", file=sys.stderr)
-        processes.leave(EXIT_CODES[type(error)])
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        processes.leave(error.exit_code)
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(2 if isinstance(error, InputError) else 3)
     except Exception:
         traceback.print_exc()
         processes.leave(1)

@@ -35,16 +35,6 @@ FIGURES = (
     "pixel_share",
     "confusion",
 )
-# Keys whose values may be paths of this machine: their last names are handed on.
-PATHS = (
-    ("data", "dir"),
-    ("data", "cache_dir"),
-    ("data", "train_file"),
-    ("data", "val_file"),
-    ("data", "class_map"),
-    ("model", "pretrained"),
-    ("model", "init"),
-)
 
 
 def model_of_run(config: Config, workdir: Path) -> Model:
@@ -99,11 +89,16 @@ def options_to_hand_on(config: Config) -> dict[str, Any]:
     """Returns the run's options as json has them, without folders of this machine."""
     options = json.loads(json.dumps(config.to_dict()))
     del options["recipes"]
-    for section, key in PATHS:
-        value = options[section][key]
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):  # a hub id says whose it is
-            options[section][key] = Path(value).name
-    return options
+    return _without_folders(options)
+
+
+def _without_folders(value: Any) -> Any:
+    """Keeps the last name of a path, and a hub id, which says whose it is."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, str) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
 
 
 def model_of_smp(

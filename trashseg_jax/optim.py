@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from trashseg_jax.errors import InputError
+from trashseg_jax.settings import choose
 
 
 def make_schedule(
@@ -22,12 +22,11 @@ def make_schedule(
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, decay_steps),
         "polynomial": lambda: optax.polynomial_schedule(learning_rate, 0.0, 0.9, decay_steps),
     }
-    if name not in decays:
-        raise InputError(f"optimizer.schedule {name!r}: must be one of {', '.join(decays)}")
+    decay = choose("optimizer.schedule", name, decays)()
     if not warmup_steps:
-        return decays[name]()
+        return decay
     warmup = optax.linear_schedule(learning_rate / (warmup_steps + 1), learning_rate, warmup_steps)
-    return optax.join_schedules([warmup, decays[name]()], [warmup_steps])
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def make_optimizer(
@@ -42,10 +41,9 @@ def make_optimizer(
         "adam": lambda: optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(schedule)),
         "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=is_kernel),
     }
-    if name not in optimizers:
-        raise InputError(f"optimizer.name {name!r}: must be one of {', '.join(optimizers)}")
+    optimizer = choose("optimizer.name", name, optimizers)()
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
-    return optax.chain(*clip, optimizers[name]())
+    return optax.chain(*clip, optimizer)
 
 
 def is_kernel(params: Any) -> Any:

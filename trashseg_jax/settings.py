@@ -1,7 +1,7 @@
 """A config as a tree of keys and values. Imports no jax: a wrong flag is answered at once."""
 
 import json
-import math
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,9 +16,10 @@ Config: TypeAlias = Any
 
 
 def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
-    """Fills in, in place, what follows from other keys: the recipe, and steps against epochs.
+    """Fills in, in place, what follows from other keys: the recipe, and the run's length.
 
-    `overridden` names the keys that a flag has set (`optimizer.learning_rate`): they stay.
+    `overridden` names the keys that a flag has set (`optimizer.learning_rate`): they stay. A flag
+    for steps replaces epochs and the reverse, and shortens a warm-up that would not end.
     """
     recipe = choose("recipe", config.recipe, config.recipes)
     for key, value in flatten(recipe):
@@ -28,18 +29,30 @@ def resolve_config(config: Config, *, overridden: Collection[str]) -> None:
         config.train.steps = 0
     if "train.steps" in overridden and "train.epochs" not in overridden:
         config.train.epochs = 0.0
+    if "train.steps" in overridden and "optimizer.warmup_steps" not in overridden:
+        _shorten_warmup(config)
 
 
-def check_numbers(config: Config) -> None:
-    """Raises InputError for a number that no run could use, whatever its key means."""
-    for key, value in flatten(config):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"config.{key}={value}: must be a finite number")
-    if not 0 <= config.seed < 2**32 - 1:
-        raise InputError(f"config.seed={config.seed}: must be from 0 to {2**32 - 2}")
-    for key in ("log_every", "eval_every", "checkpoint_every"):
-        if config.train[key] < 1:
-            raise InputError(f"config.train.{key}={config.train[key]}: must be 1 or more")
+def _shorten_warmup(config: Config) -> None:
+    """Where it would not end within `train.steps`, it becomes a tenth of them."""
+    steps, warmup_steps = config.train.steps or 0, config.optimizer.warmup_steps or 0
+    if 0 < steps <= warmup_steps:
+        config.optimizer.warmup_steps = steps // 10
+
+
+def check_warmup(config: Config, *, steps: int) -> None:
+    """Raises InputError unless the warm-up ends before the run does."""
+    if config.optimizer.warmup_steps >= steps:
+        raise InputError(
+            f"config.optimizer.warmup_steps={config.optimizer.warmup_steps}: must be less than "
+            f"the run's {steps} steps, or its learning rate is never reached; "
+            f"use {steps // 10}, for example"
+        )
+
+
+def expand_home(path: str) -> str:
+    """Returns `path`, a leading ~ replaced by the home folder."""
+    return os.path.expanduser(path)
 
 
 def read_config(workdir: Path, *, defaults: Callable[[str], Config]) -> ConfigDict:
@@ -50,12 +63,23 @@ def read_config(workdir: Path, *, defaults: Callable[[str], Config]) -> ConfigDi
     path = workdir / "config.json"
     if not path.exists():
         raise InputError(f"{path}: does not exist; pass --config or the --workdir of a run")
-    content = json.loads(path.read_text())
-    content.pop("derived", None)  # what the run computed from its data
-    content["recipes"] = {content["recipe"]: {}}
-    older = defaults(content["data"]["name"]).to_dict()
+    content = _read_json(path)
+    for name in ("derived", "identity"):  # what the run computed, no options
+        content.pop(name, None)
+    content["recipes"] = {str(content.get("recipe")): {}}
+    older = defaults(content["data"].get("name")).to_dict()
     del older["recipes"]
     return ConfigDict(_merged(older, _tuples(content)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not json ({error}); pass --config in its place") from error
+    if not isinstance(content, dict) or not isinstance(content.get("data"), dict):
+        raise InputError(f"{path}: is not the config of a run; pass --config in its place")
+    return content
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

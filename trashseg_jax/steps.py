@@ -20,9 +20,9 @@ from trashseg_jax.devices.compiling import compiler_options, on_cpu
 #   image  u8[b,s,s,3]   RGB
 #   label  u8[b,s,s]     classes; 255: ignored
 #   crop   i32[b,2]      training, where crops are drawn: the part of the square that is filled
+#   size   i32[b,2]      where none are: height and width without padding
 #   mask   bool[b]       evaluation: False for rows that only fill up the last batch
 #   id     i64[b]        on the host: the record's
-#   size   i32[b,2]      on the host, evaluation: height and width without padding
 Batch = dict[str, Array]
 
 
@@ -31,7 +31,7 @@ class TrainState:
     """Everything a resumed run needs; arrays only. `ema` holds params and batch_stats, or is {}."""
 
     step: Any  # i32[]
-    skipped: Any  # i32[], updates left out because they were not finite
+    skipped: Any  # i32[], updates left out because they were not finite, in all sessions
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
@@ -72,14 +72,17 @@ def make_train_step(
     normalize: Callable[[UInt8[Array, "b h w 3"]], Array],
     ema_decay: float,
     stop_at_nan: bool,
+    skipped_before: int,
     accumulate: int,
     key: jax.Array,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """Returns jitted `(state, batch) -> (state, scalars)`; donates `state`.
 
     An update whose loss or gradient is not finite is left out and counted; with `stop_at_nan` the
-    state then stays as it was before that step, whatever follows. `accumulate`: see
-    `accumulate_gradient`.
+    state then stays as it was before that step, whatever follows. Those that earlier sessions left
+    out, `skipped_before`, freeze nothing. `accumulate`: see `accumulate_gradient`.
+
+    `made`, of the scalars, counts the updates before this one as the optimizer's schedule does.
     """
 
     def train_step(state: TrainState, batch: Batch):
@@ -101,9 +104,12 @@ def make_train_step(
         new = TrainState(state.step + 1, state.skipped, params, batch_stats, opt_state, ema)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state = keep_finite(finite, new, state, stop_at_nan=stop_at_nan)
-        scalars = {"loss": loss, "grad_norm": norm, "skipped": state.skipped, "finite": finite}
-        return state, scalars
+        made = state.step - state.skipped
+        state = keep_finite(
+            finite, new, state, stop_at_nan=stop_at_nan, skipped_before=skipped_before
+        )
+        scalars = {"loss": loss, "grad_norm": norm, "finite": finite}
+        return state, {**scalars, "skipped": state.skipped, "made": made}
 
     return jax.jit(train_step, donate_argnames="state", compiler_options=compiler_options())
 
@@ -111,7 +117,7 @@ def make_train_step(
 def accumulate_gradient(
     grad_fn: Callable[..., Any], state: TrainState, batch: Batch, *, parts: int
 ) -> Any:
-    """Returns `((loss, batch_stats), grads)`, the batch taken in so many parts, one by one.
+    """Returns `((loss, batch_stats), grads)`, the batch taken in `parts`, one after the other.
 
     Loss and gradient are the means over the parts, so those of the whole batch but for BatchNorm:
     it normalises with the moments of a part, and its averages move once a part.
@@ -135,11 +141,11 @@ def accumulate_gradient(
 
 
 def keep_finite(
-    finite: Array, new: TrainState, old: TrainState, *, stop_at_nan: bool
+    finite: Array, new: TrainState, old: TrainState, *, stop_at_nan: bool, skipped_before: int
 ) -> TrainState:
     """Returns `new` if its update was finite, else `old` with the update counted as skipped."""
     if stop_at_nan:
-        finite &= old.skipped == 0
+        finite &= old.skipped == skipped_before
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
     step = kept.step if stop_at_nan else new.step
     return dataclasses.replace(kept, step=step, skipped=old.skipped + ~finite)
@@ -155,12 +161,17 @@ def update_ema(state: TrainState, params: Any, batch_stats: Any, *, decay: float
 
 
 def make_eval_step(
-    model: nn.Module, *, normalize: Callable[[Array], Array], num_classes: int, probs: bool
+    model: nn.Module,
+    loss_fn: Callable[[Array, Array], Array],
+    *,
+    normalize: Callable[[Array], Array],
+    num_classes: int,
+    probs: bool,
 ) -> Callable[[Any, Batch], Batch]:
     """Returns jitted `(variables, batch) -> outputs`.
 
-    These are `prediction` u8[b,h,w] and `confusion` i32[b,k,k], in which rows with `mask` False
-    count nowhere, and, only if asked for, `probs` f32[b,h,w,k].
+    These are `prediction` u8[b,h,w], `loss` f32[b], `confusion` i32[b,k,k], in which rows with
+    `mask` False count nowhere, and, only if asked for, `probs` f32[b,h,w,k].
     """
 
     def eval_step(variables: Any, batch: Batch):
@@ -171,6 +182,7 @@ def make_eval_step(
         )
         outputs = {
             "prediction": prediction.astype(jnp.uint8),
+            "loss": loss_fn(logits, batch["label"]),
             "confusion": confusion * batch["mask"][:, None, None],
         }
         return {**outputs, "probs": jax.nn.softmax(logits)} if probs else outputs

@@ -1,6 +1,7 @@
 """The training loop: data, model, steps, evaluations and checkpoints, from config to metrics."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -10,26 +11,37 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 
-from trashseg_jax import build, steps
-from trashseg_jax.data import sampling
-from trashseg_jax.devices import sharding
-from trashseg_jax.errors import Interrupted, RunError
-from trashseg_jax.evaluate import abstract_state, build_scorer, summarize, write_reports
+from trashseg_jax import build, folders, metrics, steps
+from trashseg_jax.data import audit, sampling
+from trashseg_jax.devices import processes, sharding
+from trashseg_jax.errors import InputError, Interrupted, RunError
+from trashseg_jax.evaluate import (
+    Evaluation,
+    abstract_state,
+    build_scorer,
+    summarize,
+    write_reports,
+)
 from trashseg_jax.models.unet import UNet
-from trashseg_jax.report import files, table
+from trashseg_jax.report import files, sheet, table
 from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
-from trashseg_jax.run.divergence import FiniteWatch
+from trashseg_jax.run.divergence import FiniteWatch, check_skipped
+from trashseg_jax.run.identity import Identity, identify
 from trashseg_jax.run.interrupts import StepBoundary
-from trashseg_jax.run.lock import RunLock
+from trashseg_jax.run.lock import REMEDY, RunLock
 from trashseg_jax.run.log import RunLog
 from trashseg_jax.run.progress import Progress
-from trashseg_jax.run.resume import Changes, check_resume
+from trashseg_jax.run.resume import Changes, check_resume, find_changes
 from trashseg_jax.settings import Config
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
+
+# Options that the figures of given weights depend on.
+SCORING = ("data.image_size", "eval.split", "eval.common_share", "crf.", "loss.")
+PICTURE_EVERY = 3  # one in this many of an evaluation's samples is drawn for TensorBoard
 
 
 def train(config: Config, workdir: Path) -> dict[str, Any]:
@@ -38,111 +50,173 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     Returns the final metrics, which are in metrics.json too. Raises Interrupted, a checkpoint
     saved, after SIGTERM or SIGINT, and RunError where the run cannot go on.
     """
+    # Checks that need no data, which can take long to prepare.
     mesh = sharding.make_mesh()
     sharding.check_batch_size(
         "config.train.batch_size", config.train.batch_size, mesh, parts=config.train.accumulate
     )
-    check_extras(config, workdir)  # before the data are prepared, which can take long
+    sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
+    build.check_options(config)
+    if jax.process_index() == 0:
+        folders.check_writable(workdir, REMEDY)
+    check_resume(config, workdir)
+    identity = identify(config)
+    stops_at_nan = build.stops_at_nan(config)
+    published = load_published(config, workdir, mesh)
+
+    # Data: which images, how often, and what each class weighs.
     data = build.build_data(config)
+    audit.check_training(data, allow_overlap=config.data.allow_overlap)
+    warnings = audit.find_warnings(data, split=config.eval.split)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
     total = build.num_steps(config, num_images=len(image_weights))
+
+    # Model, optimizer, evaluators.
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
-    train_step = build_train_step(config, model, tx, alpha)
-    score = build_scorer(config, data, model, mesh, refine=False)
-    score_last = build_scorer(config, data, model, mesh, refine=config.crf.enabled)
+    loss_fn = build.build_loss(config, alpha)
+    score = build_scorer(config, data, model, loss_fn, mesh, refine=False)
+    score_last = build_scorer(config, data, model, loss_fn, mesh, refine=config.crf.enabled)
+    report = partial(summarize, config, data, warnings=warnings)
     device = sharding.describe_devices()
-    derived = {**balance(data, alpha, image_weights), "device": device}
+    derived = {**describe_classes(data, alpha, image_weights), "device": device}
 
-    folder = workdir / "checkpoints"
-    changes = check_resume(config, workdir, derived) if has_checkpoint(folder) else {}
     keep = config.train.keep_checkpoints
-    with owned(workdir), Checkpoints(folder, keep=keep, writable=True) as checkpoints:
-        state = start(config, checkpoints, model, tx, mesh)
+    with (
+        hold_folder(workdir),
+        Checkpoints(workdir / "checkpoints", keep=keep, writable=True) as checkpoints,
+    ):
+        # State: the latest checkpoint's, or a new one.
+        state = restore_or_begin(config, checkpoints, model, tx, mesh, published)
         first = checkpoints.latest_step or 0  # state.step would wait for the weights
-        record_start(config, workdir, derived, changes)
+        changes = find_changes(config, workdir, derived) if first else {}
+        if first >= total and (figures := finished_figures(workdir, first, changes)):
+            return figures
+        skipped = int(state.skipped) if first else 0
+        train_step = build_train_step(config, model, tx, alpha, skipped_before=skipped)
+        announce(workdir, derived, changes, warnings)
         print(
             f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
             f"{device}"
         )
         batches = train_batches(config, data, image_weights, start_step=first)
-        watch = FiniteWatch(workdir) if build.stops_at_nan(config) else None
+        watch = FiniteWatch(workdir, stops=stops_at_nan, total=total)
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
             StepBoundary(several_processes=jax.process_count() > 1) as boundary,
             Progress(first=first, total=total) as progress,
         ):
-            if changes or first == 0:
-                log.write(first, {"changes": changes} if first else derived)
             for step in range(first + 1, total + 1):
                 batch = next(batches)
                 state, scalars = train_step(state, sharding.shard_batch(batch, mesh))
-                if watch:
-                    watch.add(step, batch, scalars)
+                watch.add(step, batch, scalars)
+                if step == first + 1:
+                    # Records: what could refuse this start, a step of its options too, is behind.
+                    jax.block_until_ready(scalars)
+                    write_config(config, workdir, derived, identity)
+                    if changes or first == 0:
+                        log.write(first, {"changes": changes} if first else derived)
                 miou, stops = None, boundary.is_last()
-                logs, evaluates, saves = (step % n == 0 or step == total for n in rhythm(config))
-                if watch and (logs or evaluates or saves or stops):
+                logs, evaluates, saves = (step % n == 0 or step == total for n in intervals(config))
+                if logs or evaluates or saves or stops:
                     watch.flush()  # waits for the step
                 if logs:
                     rate = log.images_per_second(step, config.train.batch_size)
-                    numbers = entry(scalars, schedule(step - 1), rate)
+                    log.restart_clock(step)
+                    numbers = read_scalars(scalars, schedule)
                     progress.show(step, loss=numbers["loss"], images_per_second=rate)
-                    log.write(step, numbers)
+                    log.write(step, {**numbers, "images_per_second": rate})
                 if evaluates:
                     result = score(state)
-                    figures = summarize(config, data, result, step=step)
+                    skipped = int(state.skipped)
+                    figures = report(result, step=step, skipped=skipped, resamples=0)
                     miou = figures["miou"]
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
-                    log.write(step, {"miou": miou, "iou": figures["iou"]})
+                    log.write_evaluation(step, figures, draw_pictures(result, data))
                 if evaluates or saves or stops:
+                    log.sync()
                     checkpoints.save(state, miou=miou)
                     log.restart_clock(step)
                 if stops and step < total:
                     checkpoints.wait()
                     raise Interrupted(
-                        f"{boundary.name}: saved after step {step} of {total}; the same command "
-                        f"with --workdir={workdir} goes on from there"
+                        boundary.number,
+                        f"saved after step {step} of {total}; the same command with "
+                        f"--workdir={workdir} goes on from there",
                     )
+
+        # The figures and the page.
+        step, skipped = max(first, total), int(state.skipped)
+        check_skipped(skipped, steps=step)
         if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
             result = score_last(state)
-        return write_reports(config, workdir, data, result, step=max(first, total))
+        figures = report(result, step=step, skipped=skipped, resamples=metrics.RESAMPLES)
+        if jax.process_index() == 0:
+            write_reports(workdir, figures, result.samples, log=workdir / "log.jsonl")
+        return figures
 
 
 @contextlib.contextmanager
-def owned(workdir: Path) -> Iterator[None]:
+def hold_folder(workdir: Path) -> Iterator[None]:
     """Makes the run's folder and keeps other runs out; tells what the file system refuses."""
     with RunLock(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        processes.wait_for_all("run.lock")  # which may be a killed run's, and take minutes
         try:
             yield
         except OSError as error:
             raise RunError(
                 f"{error.filename or workdir}: {error.strerror}; the checkpoints so far are "
-                "whole: mend it and start the same command again"
+                "whole: fix it and start the same command again"
             ) from error
 
 
-def rhythm(config: Config) -> tuple[int, int, int]:
+def intervals(config: Config) -> tuple[int, int, int]:
     """Returns after how many steps each the run logs, evaluates and saves."""
     return config.train.log_every, config.train.eval_every, config.train.checkpoint_every
 
 
-def check_extras(config: Config, workdir: Path) -> None:
-    """Raises InputError for a CRF or pretrained weights that the run could not use."""
-    if config.crf.enabled:
-        build.build_crf(config)
-    if begins_with_weights(config) and not has_checkpoint(workdir / "checkpoints"):
-        model = build.build_model(config, num_classes=1)
-        tx, _ = build.build_optimizer(config, steps=1)
-        state = abstract_state(config, model, tx, sharding.make_mesh())
-        build.load_beginning(
-            config, model, {"params": state.params, "batch_stats": state.batch_stats}
+def load_published(config: Config, workdir: Path, mesh: Mesh) -> dict[str, Any] | None:
+    """Returns a model's variables with the weights that a new run begins with, None if none do.
+
+    They are those of `model.pretrained` or `model.init`; what these do not have is abstract. Raises
+    InputError for weights that do not fit.
+    """
+    published = config.model.pretrained or config.model.init
+    if not published or has_checkpoint(workdir / "checkpoints"):
+        return None
+    model = build.build_model(config, num_classes=1)  # whatever the classes: a head is not asked
+    tx, _ = build.build_optimizer(config, steps=1)
+    state = abstract_state(config, model, tx, mesh)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables, said = build.load_beginning(config, model, variables)
+    if said and jax.process_index() == 0:
+        print(said)
+    return variables
+
+
+def finished_figures(workdir: Path, step: int, changes: Changes) -> dict[str, Any] | None:
+    """Returns the metrics of a run with no step left to train; None if it was never scored there.
+
+    Raises InputError where it would have to be scored now by other options than it was made with.
+    """
+    path, changed = workdir / "metrics.json", ", ".join(changes)
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    if figures.get("step") == step and "skipped_updates" in figures:  # an older version's lacks it
+        also = f"; {changed} differ from the run's and change nothing" if changes else ""
+        print(
+            f"{workdir}: this run is finished, at step {step}, and nothing is trained{also}; "
+            "--mode=evaluate scores it by other options, a larger config.train.steps trains on"
         )
-
-
-def begins_with_weights(config: Config) -> bool:
-    return bool(config.model.pretrained or config.model.init)
+        return figures
+    if scored := [key for key in changes if key.startswith(SCORING)]:
+        raise InputError(
+            f"{path}: this run is finished and was not scored, and {scored[0]} "
+            f"was {changes[scored[0]][0]!r}, is {changes[scored[0]][1]!r}; score it as it was "
+            f"trained, with --config=run:{workdir}"
+        )
+    return None
 
 
 def build_train_step(
@@ -150,6 +224,8 @@ def build_train_step(
     model: UNet,
     tx: optax.GradientTransformation,
     alpha: Float64[np.ndarray, "k"],
+    *,
+    skipped_before: int,
 ) -> Callable[..., Any]:
     return steps.make_train_step(
         model,
@@ -159,15 +235,17 @@ def build_train_step(
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
         stop_at_nan=build.stops_at_nan(config),
+        skipped_before=skipped_before,
         accumulate=config.train.accumulate,
+        # Not the key that the weights come from; why a seed ends one number early (settings.py).
         key=jax.random.key(config.seed + 1),
     )
 
 
-def balance(
+def describe_classes(
     data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
 ) -> dict[str, Any]:
-    """Returns, by class, alpha and the share of images that hold it, before and after sampling."""
+    """Returns, by class, its weight (alpha) and share of images, before and after sampling."""
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)
@@ -177,34 +255,40 @@ def balance(
     return {"alpha": alphas, "image_shares": {"before": before, "after": after}}
 
 
-def record_start(config: Config, workdir: Path, derived: dict[str, Any], changes: Changes) -> None:
-    """Writes config.json, with what was derived from the data beside the options, and prints it."""
+def announce(workdir: Path, derived: dict[str, Any], changes: Changes, warnings: list[str]) -> None:
+    """Prints what the data led to, what is doubtful about them, and what differs from before."""
+    print(table.format_balance(derived))
+    for line in warnings:
+        print(f"warning: {line}")
+    for key, (before, now) in changes.items():
+        print(f"changed since the run began: {key} was {before!r}, is {now!r}")
+
+
+def write_config(
+    config: Config, workdir: Path, derived: dict[str, Any], identity: Identity
+) -> None:
+    """Writes config.json: the options, what was derived from the data, what the model is."""
     if jax.process_index() == 0:
-        files.write_json(workdir / "config.json", {**config.to_dict(), "derived": derived})
-        print(table.format_balance(derived))
-        for key, (before, now) in changes.items():
-            print(f"changed since the run began: {key} was {before!r}, is {now!r}")
+        content = {**config.to_dict(), "derived": derived, "identity": identity}
+        files.write_json(workdir / "config.json", content)
 
 
-def start(
+def restore_or_begin(
     config: Config,
     checkpoints: Checkpoints,
     model: UNet,
     tx: optax.GradientTransformation,
     mesh: Mesh,
+    published: dict[str, Any] | None,
 ) -> steps.TrainState:
     """Returns the latest checkpoint's state; where there is none a new one, perhaps pretrained."""
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
-        if state is not None:
-            return state
+    if has_checkpoint(checkpoints.folder):
+        return checkpoints.restore_latest(abstract_state(config, model, tx, mesh))
     state = new_state(config, model, tx, mesh)
-    if not begins_with_weights(config):
+    if published is None:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables, said = build.load_beginning(config, model, variables)
-    if said and jax.process_index() == 0:
-        print(said)
+    variables = build.take_loaded(variables, published)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 
@@ -233,16 +317,24 @@ def train_batches(
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,
-        crop_area=build.pair(config, "data.augment.crop_area"),
-        crop_ratio=build.pair(config, "data.augment.crop_ratio"),
+        crop_area=config.data.augment.crop_area,
+        crop_ratio=config.data.augment.crop_ratio,
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
 
-def entry(scalars: dict[str, jax.Array], learning_rate: Any, rate: float) -> dict[str, float | int]:
-    """Returns a log entry of plain numbers."""
+def read_scalars(scalars: dict[str, jax.Array], schedule: optax.Schedule) -> dict[str, float | int]:
+    """Returns what the log holds of a step, as plain numbers.
+
+    The learning rate is that of the step's update: the optimizer counts the updates that it made.
+    """
     numbers = {name: float(scalars[name]) for name in ("loss", "grad_norm")}
-    numbers["skipped"] = int(scalars["skipped"])
-    return {**numbers, "learning_rate": float(learning_rate), "images_per_second": rate}
+    rate = np.asarray(schedule(int(scalars["made"])))
+    return {**numbers, "skipped": int(scalars["skipped"]), "learning_rate": float(rate)}
+
+
+def draw_pictures(result: Evaluation, data: "Prepared") -> list[UInt8[np.ndarray, "h w 3"]]:
+    """Returns a few of the samples, the same at each evaluation, for TensorBoard."""
+    return [sheet.draw_strip(one, classes=data.classes) for one in result.samples[::PICTURE_EVERY]]

@@ -21,7 +21,7 @@ def train(options: Options) -> Trial:
     config, mesh, model, state = make_run(options)
     tx, _ = build.build_optimizer(config, steps=1000)
     batch = random_batch(options)
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES))
+    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
     compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
 
     def run(count: int) -> None:
@@ -57,7 +57,11 @@ def evaluate(options: Options) -> Trial:
     """Uint8 photographs and labels on the host to confusion matrices on the host."""
     config, mesh, model, state = make_run(options)
     eval_step: Any = steps.make_eval_step(
-        model, normalize=build.build_normalize(config), num_classes=NUM_CLASSES, probs=False
+        model,
+        build.build_loss(config, np.ones(NUM_CLASSES)),
+        normalize=build.build_normalize(config),
+        num_classes=NUM_CLASSES,
+        probs=False,
     )
     variables = state.eval_variables()
     batch = {**random_batch(options), "mask": np.ones(options.batch, bool)}

@@ -1,5 +1,6 @@
-"""Prepares COCO folders once, with TFDS: images as they are, painted labels, counts per image."""
+"""Prepares a data set once, with TFDS: images as they are, label maps, counts per image."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -11,21 +12,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow_datasets as tfds  # imports TensorFlow only when used
 from tqdm import tqdm
 
+from trashseg_jax import folders
+from trashseg_jax.data import copies, locks
 from trashseg_jax.data.host_tensorflow import tf
-from trashseg_jax.data.locks import locked
-from trashseg_jax.data.painting import PAINT_ORDERS
+from trashseg_jax.data.photos import encode_again
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
-from trashseg_jax.settings import choose
 
-FORMAT = 3  # part of the fingerprint: raise it when what is stored changes
+FORMAT = 5  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
+# What the fields of a DataFolder may be.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Contents:
 
 
 class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
-    """Photographs of trash with a label map each, from a folder in COCO's layout."""
+    """Photographs of trash with a label map each."""
 
     VERSION = tfds.core.Version("2.0.0")
 
@@ -62,7 +64,9 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             ),
             disable_shuffling=True,  # the json's order
             metadata=tfds.core.MetadataDict(
-                classes=list(self.contents.classes), problems=self.contents.splits.problems
+                classes=list(self.contents.classes),
+                problems=self.contents.splits.problems,
+                held_out=self.contents.splits.held_out,
             ),
         )
 
@@ -71,15 +75,17 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
         return {name: self._generate_examples(name) for name in self.contents.splits.records}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        records, problems, clipped = self.contents.splits.records[split], [], 0
-        counts = []
+        records, problems = self.contents.splits.records[split], []
+        counts, images, notes = [], [], collections.Counter()
         for record, example in zip(records, self._load(records, split), strict=True):
             if isinstance(example, str):
                 problems.append(example)
                 continue
-            clipped += example.pop("clipped")
+            notes.update(example.pop("notes"))
+            notes["encoded_again"] += _make_decodable(example)
             counts.append((example["pixel_counts"], example["annotation_counts"]))
-            yield record.id, example
+            images.append((record.file_name, example.pop("digest")))
+            yield len(counts), example  # a key that rises: TFDS stores examples in its order
         if not counts:
             first = f"; the first fault: {problems[0]}" if problems else ""
             raise InputError(
@@ -87,8 +93,9 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
                 f"{first}"
             )
         np.save(self.data_path / f"counts_{split}.npy", np.array(counts, np.int64))
+        np.save(self.data_path / f"images_{split}.npy", np.array(images, np.str_))
         metadata: Any = self.info.metadata
-        metadata[split] = {"clipped": clipped, "problems": problems}
+        metadata[split] = {"notes": dict(+notes), "problems": problems}
 
     def _load(self, records: list[Record], split: str) -> Iterator[dict[str, Any] | str]:
         """Yields examples in order, loaded by as many processes as are worth it."""
@@ -109,6 +116,22 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
                 yield from progress(pool.map(load, records, chunksize=8))
             finally:
                 pool.shutdown(cancel_futures=True)  # a bad image: do not load the others first
+
+
+def _make_decodable(example: dict[str, Any]) -> bool:
+    """Encodes a JPEG again, in place, that TensorFlow can't decode; returns whether it was one.
+
+    An eighth of the size needs all of the file's codes, and less than half of the time.
+    """
+    image = example["image"]
+    if not image.startswith(b"\xff\xd8"):
+        return False  # a PNG is our own
+    try:
+        tf.io.decode_jpeg(image, channels=1, ratio=8)
+    except tf.errors.InvalidArgumentError:
+        example["image"] = encode_again(image)
+        return True
+    return False
 
 
 class Records:
@@ -134,16 +157,28 @@ class Records:
             "id": feature["id"].int64_list.value[0],
         }
 
+    def file_names(self) -> list[str]:
+        """Returns the images' names in their data set's folder."""
+        examples = (tf.train.Example.FromString(example) for example in self.examples)
+        features = (example.features.feature["file_name"] for example in examples)
+        return [feature.bytes_list.value[0].decode() for feature in features]
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared data set on disk."""
+    """A prepared data set on disk, which nobody removes as long as this is alive."""
 
     builder: Any
+    lock: IO | None
 
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.builder.info.metadata["classes"])
+
+    @property
+    def held_out(self) -> bool:
+        """Whether validation is a share of one list of images, held out."""
+        return self.builder.info.metadata["held_out"]
 
     @property
     def problems(self) -> list[str]:
@@ -153,10 +188,11 @@ class Prepared:
         return [*metadata["problems"], *(line for lines in splits for line in lines)]
 
     @property
-    def clipped(self) -> int:
-        """The number of annotations that reached outside their image."""
+    def notes(self) -> dict[str, int]:
+        """What is to be said of the images and annotations of all splits, as counts by kind."""
         metadata = self.builder.info.metadata
-        return sum(metadata[split]["clipped"] for split in self.builder.info.splits)
+        splits = (metadata[split]["notes"] for split in self.builder.info.splits)
+        return dict(sum(map(collections.Counter, splits), collections.Counter()))
 
     def source(self, split: str) -> "Records":
         """Returns random access to a split's records, in the json's order."""
@@ -171,6 +207,11 @@ class Prepared:
         counts = np.load(self.builder.data_path / f"counts_{split}.npy", allow_pickle=False)
         return counts[:, 0], counts[:, 1]
 
+    def images(self, split: str) -> list[tuple[str, str]]:
+        """Returns each image's file name and the digest of its bytes."""
+        images = np.load(self.builder.data_path / f"images_{split}.npy", allow_pickle=False)
+        return [(name, digest) for name, digest in images.tolist()]
+
 
 def prepare(
     folder: DataFolder, *, name: str, read: Callable[[DataFolder], Splits], cache_dir: Path
@@ -178,10 +219,8 @@ def prepare(
     """Prepares the data set that `read` finds unless this very one is in `cache_dir` already.
 
     Raises InputError for what is wrong with the data, and then leaves no data in `cache_dir`. Nor
-    does an interrupted preparation leave what looks finished: TFDS writes into a folder of
-    another name and renames it at the end.
+    does an interrupted preparation leave what looks finished.
     """
-    choose("data.paint_order", folder.paint_order, PAINT_ORDERS)
     splits = read(folder)
     target = cache_dir / "prepared" / f"{name}-{fingerprint(folder, splits)}"
     builder = TrashSegmentation(
@@ -189,18 +228,16 @@ def prepare(
         data_dir=target,
         file_format="array_record",
     )
-    if not builder.data_path.exists():
-        with locked(target):
-            if not builder.data_path.exists():  # another run may have prepared it meanwhile
-                shutil.rmtree(target, ignore_errors=True)  # what a killed one left
-                try:
-                    _generate(builder)
-                except BaseException:
-                    shutil.rmtree(target, ignore_errors=True)
-                    raise
+    with folders.explained(target, "name another folder with --config.data.cache_dir"):
+        lock = locks.ensure(
+            target,
+            is_there=partial(copies.is_whole, target),
+            make=partial(_make, builder, target, cache_dir),
+        )
+    copies.mark_used(target)
     if not builder.info.initialized:  # another run has prepared it since the builder looked
         builder.info.read_from_directory(builder.data_path)
-    return Prepared(builder)
+    return Prepared(builder, lock)
 
 
 def fingerprint(folder: DataFolder, splits: Splits) -> str:
@@ -214,6 +251,18 @@ def fingerprint(folder: DataFolder, splits: Splits) -> str:
             times = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
             digest.update(repr((record, times)).encode())
     return digest.hexdigest()[:16]
+
+
+def _make(builder: TrashSegmentation, target: Path, cache_dir: Path) -> None:
+    """Leaves a whole copy in `target`, or nothing."""
+    shutil.rmtree(target, ignore_errors=True)  # what a killed run left
+    try:
+        _generate(builder)
+        copies.mark_whole(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    print(copies.describe_new(target, cache_dir))
 
 
 def _generate(builder: TrashSegmentation) -> None:

@@ -1,10 +1,11 @@
-"""The classes, their colours, and the maps from a data set's category names to them."""
+"""The classes, their colours, and the maps from a data set's categories or pixels to them."""
 
 import dataclasses
 import difflib
 import importlib.resources
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ CLASSES = (
 IGNORE_LABEL = 255
 IGNORE_NAME = "ignore"  # what a class map's file calls IGNORE_LABEL
 CLASS_MAPS = ("recycle_trash", "taco")  # shipped in class_maps/
+MAX_VALUE = 65535  # of a pixel of a label image
 
 # The competition's colours for CLASSES, in order.
 _COLORS = (
@@ -48,10 +50,15 @@ _COLORS = (
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
-    """Classes, the first of which is the background, and the label of each category name."""
+    """Classes, the first of which is the background, and the labels of what stands for them.
+
+    A COCO json has category names; a label image's pixels have values, or colours as 0xRRGGBB.
+    """
 
     classes: tuple[str, ...]
     categories: Mapping[str, int]
+    values: Mapping[int, int] = dataclasses.field(default_factory=dict)
+    colors: Mapping[int, int] = dataclasses.field(default_factory=dict)
 
     def label_of(self, category_name: str) -> int:
         """Returns a class index or IGNORE_LABEL; neither case nor outer blanks matter.
@@ -75,17 +82,18 @@ def load_class_map(name_or_path: str) -> ClassMap:
     """
     content = _parse(_read(name_or_path), name_or_path)
     classes = _check_classes(content.get("classes", list(CLASSES)), name_or_path)
-    categories = _check_categories(content.get("categories"), name_or_path)
-    labels = {_key(name): index for index, name in enumerate(classes)}
-    labels[IGNORE_NAME] = IGNORE_LABEL
-    for category, name in categories.items():
-        if not isinstance(name, str) or _key(name) not in labels:
-            near = _nearest(name, [*classes, IGNORE_NAME]) if isinstance(name, str) else ""
-            raise InputError(
-                f"class map {name_or_path}: category {category!r} is mapped to {name!r}, "
-                f'which must be the name of a class or "{IGNORE_NAME}"{near}'
-            )
-    return ClassMap(classes, {category: labels[_key(n)] for category, n in categories.items()})
+    if not content.keys() & _KINDS.keys():
+        raise InputError(
+            f"class map {name_or_path}: maps nothing to a class; it must have "
+            f"{', '.join(map(_quoted, _KINDS))}, or several of them"
+        )
+    maps = {kind: _labels(content, kind, classes, name_or_path) for kind in _KINDS}
+    if maps["values"]:
+        maps["values"].setdefault(IGNORE_LABEL, IGNORE_LABEL)
+    for kind in ("values", "colors"):
+        if maps[kind] and 0 not in maps[kind].values():  # nothing is the background: 0 is, or black
+            maps[kind].setdefault(0, 0)
+    return ClassMap(classes, **maps)
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "k 3"]:
@@ -120,6 +128,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _read(name_or_path: str) -> str:
+    if not name_or_path:
+        raise InputError(
+            "class map '': the name is empty; --config.data.class_map must name a json file of "
+            f"yours (docs/class_maps.md) or one of {', '.join(CLASS_MAPS)}"
+        )
     path: Any = Path(name_or_path)
     if name_or_path in CLASS_MAPS:
         folder = importlib.resources.files("trashseg_jax.data")
@@ -141,7 +154,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if repeated := _first_repeated(names):
-            raise InputError(f"class map {source}: {repeated!r} stands there twice; remove one")
+            raise InputError(f"class map {source}: {repeated!r} appears twice; remove one")
         return dict(pairs)
 
     try:
@@ -155,11 +168,11 @@ def _parse(text: str, source: str) -> dict[str, Any]:
             f"class map {source}: is a json {type(content).__name__}; it must be an object "
             'like {"categories": {"Can": "Metal"}}'
         )
-    if unknown := sorted(set(content) - {"classes", "categories"}):
-        near = _nearest(unknown[0], ["classes", "categories"])
+    known = ["classes", *_KINDS]
+    if unknown := sorted(set(content) - set(known)):
         raise InputError(
-            f'class map {source}: has the key {unknown[0]!r}; only "classes" and "categories" '
-            f"are known{near}"
+            f"class map {source}: has the key {unknown[0]!r}; only "
+            f"{', '.join(map(_quoted, known))} are known{_nearest(unknown[0], known)}"
         )
     return content
 
@@ -173,20 +186,70 @@ def _check_classes(classes: Any, source: str) -> tuple[str, ...]:
             f"(the first is the background) to {IGNORE_LABEL}"
         )
     if repeated := _first_repeated(classes):
-        raise InputError(f"class map {source}: class {repeated!r} stands there twice; remove one")
+        raise InputError(f"class map {source}: class {repeated!r} appears twice; remove one")
     for name in classes:
         if _key(name) in ("", IGNORE_NAME):
             raise InputError(f"class map {source}: a class can't be called {name!r}; rename it")
     return tuple(name.strip() for name in classes)
 
 
-def _check_categories(categories: Any, source: str) -> dict[str, Any]:
-    if not isinstance(categories, dict) or not categories:
+# What a class map's file may map to classes: how a key of each kind is read, None if it is none.
+
+
+def _value(text: str) -> int | None:
+    whole = re.fullmatch("[0-9]{1,5}", text.strip())
+    return int(text) if whole and int(text) <= MAX_VALUE else None
+
+
+def _color(text: str) -> int | None:
+    return int(text.strip()[1:], 16) if re.fullmatch("#[0-9a-fA-F]{6}", text.strip()) else None
+
+
+_KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "categories": ("a category name", str),
+    "values": (f"a whole number from 0 to {MAX_VALUE}", _value),
+    "colors": ("a colour like #c00080", _color),
+}
+
+
+def _labels(
+    content: dict[str, Any], kind: str, classes: Sequence[str], source: str
+) -> dict[Any, int]:
+    """Returns the label of each key that the file has under `kind`; none where it lacks that."""
+    rule, read = _KINDS[kind]
+    names = content.get(kind, {})
+    if not isinstance(names, dict) or (kind in content and not names):
         raise InputError(
-            f'class map {source}: "categories" must be an object that maps at least one category '
-            "name to a class name"
+            f'class map {source}: "{kind}" must be an object that maps at least one key, '
+            f"{rule}, to a class name"
         )
-    return categories
+    result: dict[Any, int] = {}
+    for text, name in names.items():
+        key = read(text)
+        if key is None:
+            raise InputError(
+                f'class map {source}: "{kind}" has the key {text!r}; it must be {rule}'
+            )
+        if key in result:
+            raise InputError(f"class map {source}: {text!r} appears twice; remove one")
+        result[key] = _label(text, name, classes, source)
+    return result
+
+
+def _label(text: str, name: Any, classes: Sequence[str], source: str) -> int:
+    labels = {_key(other): index for index, other in enumerate(classes)}
+    labels[IGNORE_NAME] = IGNORE_LABEL
+    if not isinstance(name, str) or _key(name) not in labels:
+        near = _nearest(name, [*classes, IGNORE_NAME]) if isinstance(name, str) else ""
+        raise InputError(
+            f"class map {source}: {text!r} is mapped to {name!r}, which must be the name of a "
+            f'class or "{IGNORE_NAME}"{near}'
+        )
+    return labels[_key(name)]
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def _first_repeated(names: list[str]) -> str | None:

@@ -5,6 +5,7 @@ JAX and NumPy are imported where they are needed: a wrong flag is answered at on
 
 import hashlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -28,7 +29,9 @@ def check_flags(
     given = [name for name, value in flags.items() if value is not None]
     missing = [name for name, value in flags.items() if value is None]
     if given and detect:
-        raise InputError(f"--distributed and {given[0]}: the first finds the other; leave one out")
+        raise InputError(
+            f"--distributed and {given[0]}: the first detects what the other says; leave one out"
+        )
     if given and missing:
         raise InputError(f"{given[0]} without {missing[0]}: pass all of {', '.join(flags)} or none")
     if coordinator is None or num_processes is None or process_id is None:
@@ -104,19 +107,34 @@ def check_same(what: str, content: bytes, *, remedy: str) -> None:
     digests = multihost_utils.process_allgather(digest)
     others = np.flatnonzero((digests != digests[0]).any(1))
     if others.size:
-        raise InputError(f"{what}: process {others[0]} has another than process 0; {remedy}")
+        raise InputError(f"{what}: differs between process 0 and process {others[0]}; {remedy}")
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process of the run has come here."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.distributed.is_initialized():
+        multihost_utils.sync_global_devices(what)
 
 
 def leave(code: int) -> NoReturn:
     """Ends this process after an error; one of several does so without waiting for the others.
 
-    Python's own exit would wait for them while they wait for this one's part of a sum.
+    Python's own exit would wait for them while they wait for this one's part of a sum. A negative
+    code ends it by that signal: a shell's loop goes on after an exit code, whatever it is.
     """
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL)  # first: another one ends it at once
     jax = sys.modules.get("jax")  # a wrong flag ends before it is imported
-    if jax and jax.distributed.is_initialized():
-        if jax.process_index() == 0:
-            time.sleep(FAREWELL_SECONDS)  # the others end with it: let them show their own error
-        sys.stdout.flush()
-        sys.stderr.flush()
+    several = bool(jax and jax.distributed.is_initialized())
+    if jax and several and jax.process_index() == 0:
+        time.sleep(FAREWELL_SECONDS)  # the others end with it: let them show their own error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    if several:
         os._exit(code)
     sys.exit(code)

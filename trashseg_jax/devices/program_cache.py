@@ -7,31 +7,79 @@ bounds the folder's size only with a package of its own for locks; what is done 
 import hashlib
 import os
 import platform
+import stat
 import warnings
 import zlib
 from pathlib import Path
 
+from trashseg_jax import folders
+from trashseg_jax.errors import InputError
+
 MAX_BYTES = 2**30  # some hundred programs of a full-size model
 CHECKED = "checked"  # the file whose time says when `mend` last ran
 CHUNK = 2**20
+NOBODY = 65534  # whom a container shows as the owner of what belongs to the host's root
 
 
-def keep_programs(folder: Path) -> None:
-    """Loads compiled programs from a subfolder of `folder`, and keeps new ones in it.
+def keep_programs() -> None:
+    """Loads compiled programs from the user's own cache, and keeps new ones in it.
 
-    $JAX_COMPILATION_CACHE_DIR is used in its place, and left to JAX, where that is set. A cache
-    that cannot be read or written is worth no word: the program is compiled.
+    A loaded program is run: so none comes from a folder in which others can write, as that of
+    prepared data may be. $JAX_COMPILATION_CACHE_DIR is used in its place, and left to JAX, where
+    that is set. Where there is no such folder that is said, and every program is compiled.
     """
     import jax
 
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    own = folder / machine()
-    if own.is_dir():
-        mend(own)
-        prune(own, max_bytes=MAX_BYTES)
+    try:
+        own = own_folder()
+    except InputError as error:
+        print(error)
+        return
+    mend(own)
+    prune(own, max_bytes=MAX_BYTES)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(own))
+
+
+def own_folder() -> Path:
+    """Returns this processor's folder of programs, made where it is not there yet.
+
+    Raises InputError where it cannot be made, or is not this user's alone to write.
+    """
+    remedy = (
+        "compiled programs are not kept; name a folder of your own with "
+        "$JAX_COMPILATION_CACHE_DIR, or pass --nocompilation_cache"
+    )
+    try:
+        cache = folders.user_cache()
+    except InputError as error:
+        raise InputError(f"~/.cache: this user has no home folder; {remedy}") from error
+    own = cache / "programs" / machine()
+    with folders.explained(own, remedy):
+        cache.mkdir(parents=True, exist_ok=True)
+        for folder in (own.parent, own):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        own = own.resolve()  # its own parents are looked at, not those of a link to it
+        others = foreign_writers(own)
+    if others:
+        raise InputError(f"{others}; {remedy}")
+    return own
+
+
+def foreign_writers(own: Path) -> str:
+    """Says who else could put a file into `own`, or another folder in its place; or ""."""
+    user = os.geteuid()
+    for folder in (own, *own.parents):
+        status, ours = folder.stat(), folder in (own, own.parent)
+        if status.st_uid not in ({user} if ours else {user, 0, NOBODY}):
+            return f"{folder}: belongs to user {status.st_uid}, not to {user}"
+        # In a sticky folder, as /tmp is, nobody can rename what belongs to another.
+        sticky = status.st_mode & stat.S_ISVTX and not ours
+        if status.st_mode & (0o022 if ours else 0o002) and not sticky:
+            return f"{folder}: others may write in it (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""
 
 
 def machine() -> str:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trashseg_jax.errors import InputError
 
-ON_HOST = ("id", "size")  # keys of a batch that no device needs
+ON_HOST = ("id",)  # keys of a batch that no device needs
 
 
 def describe_devices() -> str:
@@ -74,8 +74,6 @@ def as_replicated(abstract: Any, mesh: Mesh) -> Any:
 
 def check_batch_size(key: str, batch_size: int, mesh: Mesh, *, parts: int = 1) -> None:
     """Raises InputError, naming the next sizes, unless devices times `parts` divide the batch."""
-    if parts < 1:
-        raise InputError(f"config.train.accumulate={parts}: must be at least 1")
     unit = mesh.size * parts
     if batch_size < 1 or batch_size % unit:
         lower = batch_size // unit * unit

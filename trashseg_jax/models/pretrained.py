@@ -124,13 +124,15 @@ def convert(source: str, weights: Weights, name: str, shape: tuple[int, ...]) ->
             "model.width to its width, 64 for published weights"
         )
     if not np.isfinite(weight).all():
-        raise InputError(f"{source}: {name} holds numbers that are not finite; pass a sound file")
+        raise InputError(
+            f"{source}: {name} holds numbers that are not finite; download or export it again"
+        )
     return weight
 
 
 def read(source: str) -> Weights:
     """Returns the weights that `source` names: a file, a model's folder, or a hub id."""
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_dir():
         path /= "model.safetensors"
     if path.is_file():
@@ -204,6 +206,6 @@ def download(hub_id: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(hub_id, "model.safetensors"))
     except Exception as error:  # the hub's own, its client's or the system's
         raise InputError(
-            f"config.model.pretrained={hub_id!r}: not in the cache and not to be had from the "
-            f"hub ({type(error).__name__}); check the id, or {remedy}"
+            f"config.model.pretrained={hub_id!r}: not in the cache and cannot be fetched from "
+            f"the hub ({type(error).__name__}); check the id, or {remedy}"
         ) from error

@@ -163,19 +163,19 @@ class ResNet(nn.Module):
         possible = [stride for stride in OUTPUT_STRIDES if stride <= natural]
         if self.output_stride not in possible:
             raise InputError(
-                f"model.output_stride={self.output_stride}: must be one of "
-                f"{', '.join(map(str, possible))} with model.stem_pool={self.stem_pool!r}"
+                f"config.model.output_stride={self.output_stride}: must be one of "
+                f"{', '.join(map(str, possible))} with config.model.stem_pool={self.stem_pool!r}"
             )
         if self.layer4 == "reference_dilated" and self.output_stride != natural:
             raise InputError(
-                f"model.layer4='reference_dilated' keeps layer4's stride, which "
-                f"model.output_stride={self.output_stride} replaces; set it to {natural}, or "
-                "model.layer4='standard'"
+                "config.model.layer4='reference_dilated' keeps layer4's stride, which "
+                f"config.model.output_stride={self.output_stride} replaces; set it to {natural}, "
+                "or model.layer4 to 'standard'"
             )
         depth = self.blocks[3]
-        if len(self.multi_grid) < depth or min(self.multi_grid) < 1:
+        if len(self.multi_grid) < depth:
             raise InputError(
-                f"model.multi_grid={self.multi_grid}: must hold a positive factor for each of "
+                f"config.model.multi_grid={self.multi_grid}: must hold a factor for each of "
                 f"layer4's {depth} blocks; {(1,) * depth} changes nothing"
             )
 

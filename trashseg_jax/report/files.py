@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, after a power cut too."""
 
 import contextlib
 import errno
@@ -10,17 +10,34 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trashseg_jax import folders
+
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` so that the file is there whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file under another name and renames it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file under another name, waits until it is on the disk, and renames it.
+
+    Without the wait a file system may store the new name before the content.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -39,8 +56,15 @@ def replaced_folder(path: Path) -> Iterator[Path]:
                 os.rename(path, old)
             try:
                 os.rename(new, path)
+                _sync_folder(path.parent)
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             shutil.rmtree(old, ignore_errors=True)  # another process's came between
+
+
+def _sync_folder(path: Path) -> None:
+    """Waits until the names in a folder are on the disk, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        folders.sync_one(path)

@@ -13,6 +13,7 @@ from trashseg_jax.report.table import (
     SUMMARY,
     class_scores,
     data_notes,
+    format_number,
     score_titles,
     total_scores,
 )
@@ -27,7 +28,8 @@ def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
         picture = f'<h2>Samples</h2><img alt="samples" src="data:image/png;base64,{data}">'
     title = html.escape(f"{figures['dataset']}/{figures['split']}, step {figures['step']}")
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in data_notes(figures))
-    body = f"<h1>{title}</h1>{_summary_html(figures)}{notes}{_curve_svg(log)}{picture}"
+    about = f"<p>{figures['num_images']} images, loss {format_number(figures['loss'])}</p>"
+    body = f"<h1>{title}</h1>{about}{_summary_html(figures)}{notes}{_curve_svg(log)}{picture}"
     body += f"<h2>Confusion (rows: truth, share of the row)</h2>{_confusion_html(figures)}"
     style = (
         "body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"

@@ -1,6 +1,7 @@
 """The sheet of samples: photograph, truth and prediction side by side."""
 
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from trashseg_jax.data import taxonomy
+from trashseg_jax.report.files import write_bytes
 
 CELL = 160  # pixels of a sample's side on the sheet
 
@@ -56,7 +58,15 @@ def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str
         x, y = MARGIN + i % 6 * (width // 6), header + rows * pitch + i // 6 * 22
         draw.rectangle((x, y, x + 15, y + 15), tuple(map(int, color)), "black")
         draw.text((x + 22, y - 1), name, "black", font)
-    sheet.save(path)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    write_bytes(path, content.getvalue())
+
+
+def draw_strip(sample: Sample, *, classes: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a sample's panels side by side, as on the sheet."""
+    panels = _panels(sample, taxonomy.palette(len(classes)))
+    return np.concatenate([np.asarray(panel) for _, panel in panels], axis=1)
 
 
 def _panels(sample: Sample, colors: UInt8[np.ndarray, "k 3"]):

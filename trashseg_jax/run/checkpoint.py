@@ -3,7 +3,10 @@
 import contextlib
 import gc
 import logging
+import os
+import re
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +24,21 @@ preserve = ocp.training.preservation_policies
 decide = ocp.training.save_decision_policies
 
 SHOWN = 5  # differing arrays that an error names
+ROTATION_SECONDS = 5.0  # that the removal of a whole checkpoint may take
+
+# What Orbax's and TensorStore's parsers raise; anything else is no damage.
+PARSER_ERRORS = (ValueError, KeyError, TypeError, StopIteration, EOFError, FileNotFoundError)
+# TensorStore raises ValueError for these too, which say nothing of the content.
+NO_DAMAGE = re.compile(
+    r"PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
+    r"|UNAUTHENTICATED|UNIMPLEMENTED"
+)
+# How a process found a checkpoint; the largest of all of them counts.
+SOUND, DAMAGED, GONE, UNREADABLE = range(4)
+
+
+class Gone(RunError):
+    """A checkpoint was removed while it was read, by the training that it is of."""
 
 
 class Checkpoints:
@@ -32,6 +50,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, writable: bool):
         self.folder = folder
+        self._patience = 0.0 if writable else ROTATION_SECONDS
+        saved_steps(folder)  # Orbax passes over what it cannot read
         checkpointer: Any = ocp.training.Checkpointer  # its annotations refuse its own policies
         context = ocp.Context()
         # True would cut every array into a slice a device: a program to compile for each shape.
@@ -86,6 +106,11 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     @property
+    def steps(self) -> list[int]:
+        """The steps that are saved, in ascending order."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    @property
     def best_step(self) -> int | None:
         """The step with the highest mIoU; the latest where none was evaluated."""
         scored = [c for c in self._checkpointer.checkpoints if c.metrics]
@@ -97,43 +122,66 @@ class Checkpoints:
         """Returns the state saved at `step` with the shapes and shardings of `like`.
 
         `like` may be made of jax.ShapeDtypeStruct. Raises InputError naming what differs from it,
-        and RunError where the files are damaged.
+        RunError where the files are damaged or cannot be read, and Gone where the training has
+        removed them meanwhile: `latest_step` and `best_step` are others then.
         """
-        with _without_chatter():
-            state = self._load(step, like)
+        state = self._load(step, like)
         if state is None:
             raise RunError(
                 f"{self.folder / str(step)}: is damaged; move it away and use an earlier checkpoint"
             )
         return state
 
-    def restore_latest(self, like: TrainState) -> TrainState | None:
-        """Returns the latest sound state, None where there is none; moves damaged ones aside."""
-        while (step := self.latest_step) is not None:
-            with _without_chatter():
-                state = self._load(step, like)
+    def restore_latest(self, like: TrainState) -> TrainState:
+        """Returns the latest sound state, and moves damaged ones that are later aside.
+
+        Raises RunError where one cannot be read, whatever the reason, or all are damaged: nothing
+        is moved then.
+        """
+        damaged = []
+        for step in sorted(saved_steps(self.folder), reverse=True):
+            state = self._load(step, like)
             if state is not None:
+                for later in damaged:
+                    self._set_aside(later)
                 return state
-            self._set_aside(step)
-        return None
+            damaged.append(step)
+        raise RunError(
+            f"{self.folder}: every checkpoint is damaged ({', '.join(map(str, damaged))}); nothing "
+            "was changed; to begin anew move this folder away, or use another --workdir"
+        )
 
     def _load(self, step: int, like: TrainState) -> TrainState | None:
         """Returns None, on all processes, if the checkpoint is damaged for one of them."""
-        state = None
-        try:
-            metadata = self._checkpointer.metadata(step)
-            if metadata.metadata is None:
-                raise ValueError("the description of the arrays cannot be read")
-            self._check_same(step, metadata.metadata, like)
-            state = self._checkpointer.load(step, like)
-            sound = digest(state) == metadata.custom_metadata["digest"]
-        except InputError:
-            raise
-        except Exception:  # whatever Orbax, TensorStore or json make of broken files
-            sound = False
+        state, reason, folder = None, "", self.folder / str(step)
+        with _without_chatter():
+            try:
+                state = self._read(step, like)
+                found = DAMAGED if state is None else SOUND
+            except InputError:
+                raise
+            except Exception as error:  # Orbax, TensorStore and json have no common one
+                found, reason = _diagnose(folder, error, patience=self._patience)
         if jax.process_count() > 1:
-            sound = bool(multihost_utils.process_allgather(np.array(sound)).all())
-        return state if sound else None
+            found = int(multihost_utils.process_allgather(np.array(found)).max())
+        if found == UNREADABLE:
+            raise RunError(
+                f"{folder}: cannot be read ({reason or 'another process says why'}); it may be "
+                "sound, so nothing was changed: fix this and start the same command again"
+            )
+        if found == GONE:
+            self._checkpointer.reload()
+            raise Gone(f"{folder}: was removed while it was read, by the training that goes on")
+        return state if found == SOUND else None
+
+    def _read(self, step: int, like: TrainState) -> TrainState | None:
+        """Returns None if the checksum says that the arrays are damaged."""
+        metadata = self._checkpointer.metadata(step)
+        if metadata.metadata is None:
+            raise ValueError("the description of the arrays cannot be read")
+        self._check_same(step, metadata.metadata, like)
+        state = self._checkpointer.load(step, like)
+        return state if digest(state) == metadata.custom_metadata["digest"] else None
 
     def _set_aside(self, step: int) -> None:
         """Renames a damaged checkpoint, so that another can be saved at its step."""
@@ -169,7 +217,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax passes on the file system's and TensorStore's own
-            saved = [int(e.name) for e in self.folder.iterdir() if e.name.isdigit()]
+            saved: list[int] = []
+            with contextlib.suppress(RunError):
+                saved = saved_steps(self.folder)
             last = f"the last whole one is that of step {max(saved)}" if saved else "there is none"
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise RunError(
@@ -180,7 +230,81 @@ class Checkpoints:
 
 def has_checkpoint(folder: Path) -> bool:
     """Says whether a run's `checkpoints/` folder, which may not exist, holds a whole one."""
-    return folder.is_dir() and any(entry.name.isdigit() for entry in folder.iterdir())
+    return bool(saved_steps(folder))
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of the whole checkpoints in a folder, which may not exist.
+
+    Raises RunError where it cannot be known: a run must not begin anew because of that.
+    """
+    if not os.path.lexists(folder):
+        return []
+    try:
+        names = [name for name in os.listdir(folder) if name.isdecimal()]
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a training has just removed it
+                os.listdir(folder / name)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename}: cannot be read ({error.strerror}), so whether it holds "
+            "a checkpoint is unknown; fix this and start the same command again"
+        ) from error
+    return [int(name) for name in names]
+
+
+def _diagnose(folder: Path, error: Exception, *, patience: float) -> tuple[int, str]:
+    """Returns how a checkpoint was found whose reading raised `error`, and what to say of it.
+
+    Orbax hides some of the file system's errors, so each file is read once more.
+    """
+    if reason := _foreign(error):
+        return UNREADABLE, reason
+    try:
+        _read_files(folder)
+    except FileNotFoundError:
+        return (UNREADABLE, "its files come and go") if _remains(folder, patience) else (GONE, "")
+    except OSError as refusal:
+        return UNREADABLE, f"{refusal.filename}: {refusal.strerror}"
+    # All there is can be read, but a training may be at removing it.
+    return (DAMAGED, "") if _remains(folder, patience) else (GONE, "")
+
+
+def _foreign(error: BaseException | None) -> str:
+    """Returns what to say of an error that no parser raises, or "" if it may mean damage."""
+    while error is not None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if isinstance(error, MemoryError):
+            return "out of memory"
+        text = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, PARSER_ERRORS) or NO_DAMAGE.search(text):
+            return f"{type(error).__name__}: {text[:200]}"
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return ""
+
+
+def _read_files(folder: Path) -> None:
+    """Reads every file below a folder; raises the system's OSError for one that it refuses."""
+    for entry in sorted(os.listdir(folder)):
+        path = folder / entry
+        # Orbax leaves no folder empty, but these two where the one file in them is lost.
+        if path.is_dir() and (os.listdir(path) or entry in ("d", "array_metadatas")):
+            _read_files(path)
+            continue
+        with path.open("rb") as file:
+            while file.read(2**24):
+                pass
+
+
+def _remains(folder: Path, patience: float) -> bool:
+    """Waits for a removal that may be under way; says whether the folder is still there."""
+    end = time.monotonic() + patience
+    while folder.exists():
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def digest(state: TrainState) -> str:

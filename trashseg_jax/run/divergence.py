@@ -1,6 +1,6 @@
 """Finds updates that were not finite without making the device wait for the host."""
 
-import os
+import io
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,28 @@ import jax
 import numpy as np
 
 from trashseg_jax.errors import RunError
+from trashseg_jax.report import files
 
 DELAY = 2  # steps between an update and the look at it
+PATIENCE = 100  # updates left out one after the other that end a run; half of a shorter one does
+REMEDY = (
+    "start again in another --workdir with a lower --config.optimizer.learning_rate; "
+    "--config.nan_policy=stop saves the first such batch"
+)
 
 
 class FiniteWatch:
     """Looks at each step's `finite` when the device is `DELAY` steps further.
 
-    The train step has frozen the state from such an update on, so what ran meanwhile changed
-    nothing. Raises RunError, the batch saved in `workdir`.
+    Under `stops` the train step has frozen the state from such an update on, so what ran meanwhile
+    changed nothing: raises RunError, the batch saved in `workdir`. Else raises RunError where
+    nothing but such updates has come for long, as no later one will mend that.
     """
 
-    def __init__(self, workdir: Path):
-        self._workdir = workdir
+    def __init__(self, workdir: Path, *, stops: bool, total: int):
+        self._workdir, self._stops = workdir, stops
+        self._patience = min(PATIENCE, (total + 1) // 2)
+        self._in_a_row = 0
         self._waiting: deque[tuple[int, dict[str, np.ndarray], dict[str, jax.Array]]] = deque()
 
     def add(self, step: int, batch: dict[str, np.ndarray], scalars: dict[str, jax.Array]) -> None:
@@ -37,20 +46,36 @@ class FiniteWatch:
 
     def _look(self, step: int, batch: dict[str, np.ndarray], scalars: dict[str, Any]) -> None:
         if scalars["finite"]:
+            self._in_a_row = 0
             return
-        path = self._workdir / f"diverged-step{step}-process{jax.process_index()}.npz"
-        save_batch(path, batch)
+        self._in_a_row += 1
+        said = f"loss {float(scalars['loss'])}, gradient norm {float(scalars['grad_norm'])}"
+        if self._stops:
+            path = self._workdir / f"diverged-step{step}-process{jax.process_index()}.npz"
+            save_batch(path, batch)
+            raise RunError(
+                f"step {step}: {said}; its batch of images {batch['id'].tolist()} is in {path}; "
+                "go on from the last checkpoint with a lower --config.optimizer.learning_rate, or "
+                "leave such updates out with --config.nan_policy=skip"
+            )
+        if self._in_a_row >= self._patience:
+            raise RunError(
+                f"step {step}: {said}; the last {self._in_a_row} updates were left out, none of "
+                f"them was finite ({int(scalars['skipped'])} in all), and no later one will be; "
+                f"{REMEDY}"
+            )
+
+
+def check_skipped(skipped: int, *, steps: int) -> None:
+    """Raises RunError where a run of so many steps has left most of its updates out."""
+    if 2 * skipped > steps:
         raise RunError(
-            f"step {step}: loss {float(scalars['loss'])}, gradient norm "
-            f"{float(scalars['grad_norm'])}; its batch of images {batch['id'].tolist()} is in "
-            f"{path}; go on from the last checkpoint with a lower "
-            "--config.optimizer.learning_rate, or leave such updates out with "
-            "--config.nan_policy=skip"
+            f"step {steps}: {skipped} of {steps} updates were left out as not finite, so these "
+            f"weights are not those of this config's training; {REMEDY}"
         )
 
 
 def save_batch(path: Path, batch: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        np.savez(file, image=batch["image"], label=batch["label"], id=batch["id"])
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    np.savez(content, **batch)  # pyright: ignore[reportArgumentType]
+    files.write_bytes(path, content.getvalue())

@@ -8,9 +8,9 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL, IGNORE_NAME, ClassMap, load
 from trashseg_jax.errors import InputError
 from trashseg_jax.settings import Config, flatten
 
-# Only a new run reads `pretrained` and `init`. The arrays are float32 whatever the `dtype` of the
-# convolutions is, and a run of a GPU in bfloat16 is to be scored on any processor.
-FREE = ("model.pretrained", "model.pretrained_prefix", "model.init", "model.dtype")
+# Only a new run reads `init`, `pretrained` and its prefix. The arrays are float32 whatever the
+# `dtype` of the convolutions is, and a run of a GPU in bfloat16 is to be scored on any processor.
+FREE = ("model.init", "model.pretrained", "model.pretrained_prefix", "model.dtype")
 SHOWN = 5  # differences that an error names
 
 # By key, as json holds it: options of the model, the normalisation, `classes` in their order and
@@ -39,7 +39,7 @@ def check_identity(config: Config, workdir: Path) -> None:
         raise InputError(
             f"{path}: the run's model is not that of this config: "
             f"{'; '.join(different[:SHOWN])}{f'; and {more} more' if more > 0 else ''}; use "
-            f"--config=configs/run.py:{workdir}{also}, or another --workdir"
+            f"--config=run:{workdir}{also}, or another --workdir"
         )
 
 

@@ -18,8 +18,8 @@ def raise_on_signals() -> None:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     del frame
-    name = signal.Signals(number).name
-    raise Interrupted(f"{name}: nothing was lost; the same command begins or goes on from here")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # asked twice: waits for nothing
+    raise Interrupted(number, "nothing was lost; the same command begins or goes on from here")
 
 
 class StepBoundary:
@@ -30,7 +30,7 @@ class StepBoundary:
 
     def __init__(self, *, several_processes: bool) -> None:
         self._several = several_processes
-        self.name = "SIGTERM"
+        self.number = signal.SIGTERM
         self._signalled = False
         self._asked = 0
         self._previous: dict[int, Any] = {}
@@ -56,8 +56,9 @@ class StepBoundary:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if number == signal.SIGINT and self._signalled:
-            os._exit(128 + number)  # asked twice: waits for nothing
-        self._signalled, self.name = True, signal.Signals(number).name
+        if number == signal.SIGINT and self._signalled:  # asked twice: waits for nothing
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._signalled, self.number = True, signal.Signals(number)
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -10,17 +10,21 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from trashseg_jax import folders
 from trashseg_jax.errors import InputError
 
 BEAT = 30.0  # seconds between two signs of life, for other hosts
 SILENCE = 300.0  # seconds without one after which another host's run counts as ended
+LOOK = 2.0  # seconds between two looks at a lock that may be a killed run's
+REMEDY = "use another --workdir"
 
 
 class RunLock:
     """Holds `run.lock` in a run's folder, which it makes; use as a context manager.
 
     On one host the system knows whether the holder lives. Between hosts, whose file systems may
-    not share locks, the file's time of change tells. Raises InputError where another run holds it.
+    not share locks, the file's time of change tells: a run that was killed there, which a requeued
+    job follows, is waited for. Raises InputError where another run is at work.
     """
 
     def __init__(self, workdir: Path):
@@ -29,10 +33,14 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "RunLock":
-        with _explained(self.path.parent):
+        with folders.explained(self.path.parent, REMEDY):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+", encoding="utf-8")
-            self._take(self._file)
+            try:
+                self._take(self._file)
+            except BaseException:
+                self._file.close()
+                raise
             self._write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -44,21 +52,33 @@ class RunLock:
             self._file.close()
 
     def _take(self, file: IO[str]) -> None:
-        holder, age = _holder(file), time.time() - os.fstat(file.fileno()).st_mtime
+        holder = _holder(file)
         who = f"process {holder.get('pid')} on {holder.get('host')}"
-        refusal = f"{self.path}: {who} is at work in this folder; wait for it, or use another one"
+        refusal = f"{self.path}: {who} is at work in this folder; wait for it, or {REMEDY}"
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.close()
             raise InputError(refusal) from None
-        if holder and holder.get("host") != socket.gethostname() and age < SILENCE:
-            file.close()
-            raise InputError(
-                f"{refusal}; if it was killed, start again in {SILENCE - age:.0f} seconds"
-            )
-        if holder:
-            print(f"{self.path}: {who} has ended without a word; its lock is taken over")
+        elsewhere = holder and holder.get("host") != socket.gethostname()
+        if elsewhere and not self._falls_silent(file, who):
+            raise InputError(refusal)
+        if holder and _holder(file):
+            print(f"{self.path}: {who} was killed; its lock is taken over")
+
+    def _falls_silent(self, file: IO[str], who: str) -> bool:
+        """Waits until another host's run has let go or been silent for long; False: it lives."""
+        sign = os.fstat(file.fileno()).st_mtime
+        left = SILENCE - max(time.time() - sign, 0.0)  # its clock may be ahead of ours
+        if left > 0:
+            print(f"{self.path}: held by {who}; waiting {left:.0f} s for a sign of life from it")
+        end = time.monotonic() + left
+        while time.monotonic() < end:
+            time.sleep(min(LOOK, max(end - time.monotonic(), 0.0)))
+            if not _holder(file):
+                return True
+            if os.fstat(file.fileno()).st_mtime != sign:
+                return False
+        return True
 
     def _write(self, text: str) -> None:
         if self._file and not self._file.closed:
@@ -81,13 +101,3 @@ def _holder(file: IO[str]) -> dict[str, Any]:
         return json.loads(text) if text else {}
     except ValueError:
         return {"pid": "unknown", "host": "unknown"}
-
-
-@contextlib.contextmanager
-def _explained(folder: Path):
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); use another --workdir"
-        ) from error

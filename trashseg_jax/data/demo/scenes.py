@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from trashseg_jax import folders
 from trashseg_jax.data.demo import items
 from trashseg_jax.data.demo.items import Array, Item, Rng
 from trashseg_jax.data.taxonomy import CLASSES
 from trashseg_jax.errors import InputError
 
 FORMAT = 1  # raise it when the pictures change, so that older renderings are replaced
+STAMP = "demo.json"  # holds what a set was rendered with
 OBJECTS_PER_IMAGE = 5
 # Annotations of classes 1..10 in Recycle Trash (AI Stage), all 26,240 over 3,272 images.
 ANNOTATIONS = (2782, 9311, 659, 562, 610, 3090, 1343, 7643, 63, 177)
@@ -41,10 +43,9 @@ def render_demo(folder: Path, *, seed: int, num_train: int, num_val: int, size: 
     bytes; a picture depends on seed, split, its place in the split and its classes alone.
     """
     arguments = {"seed": seed, "num_train": num_train, "num_val": num_val, "size": size}
-    stamp = folder / "demo.json"
-    content = json.dumps({"format": FORMAT} | arguments)
-    if stamp.exists() and stamp.read_text() == content:
+    if is_rendered(folder, **arguments):
         return
+    stamp = folder / STAMP
     if folder.exists() and not stamp.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: holds files that are no demo set; name another folder")
     train, val = (
@@ -56,10 +57,17 @@ def render_demo(folder: Path, *, seed: int, num_train: int, num_val: int, size: 
         staging = Path(temporary) / folder.name
         _render_split(staging, "train", "batch_01", train, seed=(seed, 0), size=size)
         _render_split(staging, "val", "batch_02", val, seed=(seed, 1), size=size)
-        (staging / stamp.name).write_text(content)
+        (staging / STAMP).write_text(json.dumps({"format": FORMAT, **arguments}))
+        folders.sync(staging)
         if folder.exists():
             shutil.rmtree(folder)
         staging.rename(folder)
+
+
+def is_rendered(folder: Path, **arguments: int) -> bool:
+    """Says whether the set of these arguments of `render_demo` lies in `folder`."""
+    path = folder / STAMP
+    return path.exists() and json.loads(path.read_text()) == {"format": FORMAT, **arguments}
 
 
 def _render_split(

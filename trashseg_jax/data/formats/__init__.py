@@ -5,8 +5,11 @@ Worker processes import this package: it needs neither jax nor tensorflow.
 
 from collections.abc import Callable
 
-from trashseg_jax.data.formats import coco
+from trashseg_jax.data.formats import coco, masks
 from trashseg_jax.data.records import DataFolder, Splits
 
 # What config.data.format may be. A reader raises InputError for what is wrong with the data.
-FORMATS: dict[str, Callable[[DataFolder], Splits]] = {"coco": coco.read_splits}
+FORMATS: dict[str, Callable[[DataFolder], Splits]] = {
+    "coco": coco.read_splits,
+    "masks": masks.read_splits,
+}

@@ -1,0 +1,263 @@
+"""Every key's range. Checked before anything is prepared or written; imports no jax, no numpy."""
+
+import difflib
+from collections.abc import Callable
+
+from trashseg_jax.configs.default import DATASETS
+from trashseg_jax.errors import InputError, show
+from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
+from trashseg_jax.settings import Config, check_warmup, expand_home, flatten
+
+YES_OR_NO = YesOrNo()
+# One of the names that build.check_options knows, for which jax is needed; a recipe's are the
+# config's own.
+NAMED = Text("a name", r".+")
+FILE = Text("a file's path", r"[^\0]+", path=True)
+PATH_OR_EMPTY = Text('a path, or ""', r"[^\0]*", path=True)
+
+SEED = Number(whole=True, at_least=0, at_most=2**32 - 2)  # steps.py's is one more
+STEPS = Number(whole=True, at_least=1, at_most=10**9)
+BATCH_SIZE = Number(whole=True, at_least=1, at_most=2**16)
+SHARE = Number(at_least=0, at_most=1)
+SHARE_BELOW_ONE = Number(at_least=0, below=1)
+POWER = Number(at_least=0, at_most=4)  # more leaves one class alone
+FEATURES = Number(whole=True, at_least=1, at_most=2**11)
+DEVIATION = Number(at_least=0.1, at_most=10_000)
+COMPAT = Number(at_least=0, note="the term is left out", at_most=1000)
+
+RANGES: dict[str, Rule] = {
+    "seed": SEED,
+    "recipe": NAMED,
+    "nan_policy": NAMED,
+    # data
+    "data.name": OneOf(DATASETS),
+    "data.format": NAMED,
+    "data.dir": PATH_OR_EMPTY,
+    "data.train_file": FILE,
+    "data.val_file": FILE,
+    **{
+        f"data.{split}_{what}": PATH_OR_EMPTY
+        for split in ("train", "val")
+        for what in ("images", "labels", "list")
+    },
+    "data.image_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
+    "data.label_suffix": Text('the end of a file\'s name, or ""', r"[^\0]*"),
+    "data.val_fraction": SHARE_BELOW_ONE,
+    "data.class_map": Text("a class map's name, or a json file's path", r"[^\0]*", path=True),
+    "data.paint_order": NAMED,
+    "data.crowd": NAMED,
+    "data.boxes": NAMED,
+    "data.exif": NAMED,
+    "data.skip_bad": YES_OR_NO,
+    "data.allow_overlap": YES_OR_NO,
+    "data.cache_dir": PATH_OR_EMPTY,
+    "data.image_size": Number(whole=True, at_least=8, at_most=2**13),
+    "data.sampling.name": NAMED,
+    "data.sampling.power": POWER,
+    "data.sampling.threshold": SHARE,
+    "data.demo.num_train": Number(whole=True, at_least=3, at_most=10**6),  # all classes occur
+    "data.demo.num_val": Number(whole=True, at_least=3, at_most=10**6),
+    "data.demo.size": Number(whole=True, at_least=32, at_most=2**12),
+    "data.demo.seed": SEED,
+    "data.augment.crop_area": Numbers(each=Number(above=0, at_most=1), length=2, ascending=True),
+    "data.augment.crop_ratio": Numbers(
+        each=Number(at_least=0.01, at_most=100), length=2, ascending=True
+    ),
+    "data.augment.flip": YES_OR_NO,
+    "data.augment.brightness": SHARE,
+    "data.augment.contrast": SHARE,
+    "data.augment.saturation": SHARE,
+    "data.normalize": NAMED,
+    # model
+    "model.encoder": NAMED,
+    "model.width": Number(whole=True, at_least=1, at_most=2**9),  # the last stage has 8 or 32 times
+    "model.output_stride": Number(whole=True, at_least=1, at_most=32),  # and see docs/encoders.md
+    "model.stem_pool": NAMED,
+    "model.layer4": NAMED,
+    "model.multi_grid": Numbers(each=Number(whole=True, at_least=1, at_most=64)),
+    "model.pretrained": Text('a hub id, a file\'s path, or ""', r"[^\0]*", path=True),
+    "model.pretrained_prefix": Text('the start of the names in the file, or ""', r"[^\0]*"),
+    "model.init": Text('a model\'s folder, or ""', r"[^\0]*", path=True),
+    "model.decoder_features": Numbers(each=FEATURES, length=5),
+    "model.dtype": NAMED,
+    # loss
+    "loss.name": NAMED,
+    "loss.gamma": Number(at_least=0, at_most=20),
+    "loss.label_smoothing": SHARE_BELOW_ONE,
+    "loss.alpha": NAMED,
+    # alphas.py reads the text, and compares both with the classes.
+    "loss.alpha_values": AnyOf(
+        (Numbers(each=CLASS_WEIGHT), Text('text like "Battery=20,Metal=2", or ""', r"(.*=.*)?"))
+    ),
+    "loss.alpha_counts": NAMED,
+    "loss.alpha_power": POWER,
+    "loss.alpha_beta": SHARE_BELOW_ONE,
+    "loss.reduction": NAMED,
+    "loss.region": NAMED,
+    "loss.region_weight": Number(at_least=0, at_most=1000),
+    "loss.tversky_alpha": Number(at_least=0, at_most=1000),
+    "loss.tversky_beta": Number(at_least=0, at_most=1000),
+    # optimizer
+    "optimizer.name": NAMED,
+    "optimizer.learning_rate": Number(above=0, at_most=10),
+    "optimizer.weight_decay": Number(at_least=0, at_most=10),
+    "optimizer.schedule": NAMED,
+    "optimizer.warmup_steps": Number(whole=True, at_least=0, note="none", at_most=10**9),
+    "optimizer.clip_norm": Number(at_least=0, note="no clipping"),
+    # train
+    "train.steps": Number(whole=True, at_least=0, note="train.epochs counts", at_most=10**9),
+    "train.epochs": Number(at_least=0, note="train.steps counts", at_most=10**6),
+    "train.batch_size": BATCH_SIZE,
+    "train.accumulate": BATCH_SIZE,
+    "train.remat": YES_OR_NO,
+    "train.log_every": STEPS,
+    "train.eval_every": STEPS,
+    "train.checkpoint_every": STEPS,
+    "train.keep_checkpoints": Number(whole=True, at_least=1, at_most=10**6),
+    "train.ema_decay": Number(at_least=0, note="no average", at_most=0.999999),  # 1 to float32
+    # eval
+    "eval.batch_size": BATCH_SIZE,
+    "eval.split": OneOf(("train", "val")),
+    "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
+    "eval.common_share": SHARE_BELOW_ONE,
+    "eval.tag": Text(
+        'a plain name, the end of a folder\'s, or ""', r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?"
+    ),
+    # crf
+    "crf.enabled": YES_OR_NO,
+    "crf.iterations": Number(whole=True, at_least=1, at_most=1000),
+    "crf.gaussian_sxy": DEVIATION,
+    "crf.gaussian_compat": COMPAT,
+    "crf.bilateral_sxy": DEVIATION,
+    "crf.bilateral_srgb": DEVIATION,
+    "crf.bilateral_compat": COMPAT,
+    "crf.workers": Number(whole=True, at_least=-1, note="one a core", at_most=1024),
+    "crf.timeout": Number(above=0, at_most=10**6),  # seconds
+}
+
+
+def check(config: Config) -> None:
+    """Raises InputError for a key that is unknown or missing, out of range, or at odds with others.
+
+    What a flag has set in `recipes` is held to the ranges of the keys that it would replace.
+    """
+    leaves = [(key, _replaced_by(key), value) for key, value in flatten(config)]
+    _check_keys({key: plain for key, plain, _ in leaves})
+    for key, plain, value in leaves:
+        if not RANGES[plain].holds(value):
+            shown = "None" if value is None else show(value)
+            raise InputError(f"config.{key}={shown}: must be {RANGES[plain].says}")
+    for check_pair in AT_ODDS:
+        check_pair(config)
+
+
+def expand_paths(config: Config) -> None:
+    """Replaces, in place, a leading ~ in every path by the home folder."""
+    for key, rule in RANGES.items():
+        if isinstance(rule, Text) and rule.path:
+            value = dict(flatten(config))[key]
+            config.update_from_flattened_dict({key: expand_home(value)})
+
+
+def _replaced_by(key: str) -> str:
+    """Returns `optimizer.name` for `recipes.reference.optimizer.name`, other keys as they are."""
+    return key.split(".", 2)[-1] if key.startswith("recipes.") else key
+
+
+def _check_keys(keys: dict[str, str]) -> None:
+    for key, plain in keys.items():
+        if plain not in RANGES:
+            nearest = difflib.get_close_matches(plain, RANGES, 1, 0)[0]
+            raise InputError(
+                f"config.{key}: there is no such key; the nearest is config.{nearest} "
+                "(configs/default.py lists all)"
+            )
+    if missing := sorted(RANGES.keys() - keys):
+        raise InputError(f"config.{missing[0]} is missing; configs/default.py has its default")
+
+
+# Keys that are at odds with each other.
+
+
+def _check_length(config: Config) -> None:
+    steps, epochs = config.train.steps, config.train.epochs
+    if (steps > 0) == (epochs > 0):
+        raise InputError(
+            f"config.train.steps={steps} and config.train.epochs={epochs}: exactly one of them "
+            "must be positive; set the other to 0"
+        )
+
+
+def _check_warmup(config: Config) -> None:
+    if config.train.steps:  # how many steps epochs are the data will tell
+        check_warmup(config, steps=config.train.steps)
+
+
+def _check_folder(config: Config) -> None:
+    if config.data.name != "demo" and not config.data.dir:
+        raise InputError(
+            f"config.data.dir is empty: data set {config.data.name!r} needs the folder with "
+            "its images and json files or label images; pass --config.data.dir=FOLDER"
+        )
+
+
+def _check_held_out(config: Config) -> None:
+    data = config.data
+    if data.format == "coco" and data.train_file == data.val_file and data.val_fraction == 0:
+        raise InputError(
+            f"config.data.val_fraction={data.val_fraction}: must be above 0, the share of the "
+            f"images of {data.train_file} to hold out, since config.data.val_file is the same file"
+        )
+
+
+def _check_image_size(config: Config) -> None:
+    size, stride = config.data.image_size, config.model.output_stride
+    if size % stride:
+        lower = size // stride * stride
+        raise InputError(
+            f"config.data.image_size={size}: must be a multiple of config.model.output_stride="
+            f"{stride}; use {f'{lower} or ' if lower else ''}{lower + stride}"
+        )
+
+
+def _check_beginning(config: Config) -> None:
+    if config.model.init and config.model.pretrained:
+        raise InputError(
+            f"config.model.init={config.model.init} and config.model.pretrained="
+            f"{config.model.pretrained}: a run begins with a whole network or with an encoder's "
+            "weights, not with both; set one to nothing"
+        )
+
+
+def _check_alpha(config: Config) -> None:
+    if config.loss.alpha_values and config.loss.alpha != "none":
+        raise InputError(
+            f"config.loss.alpha={config.loss.alpha!r} and config.loss.alpha_values both weigh the "
+            "classes; set loss.alpha to none, or loss.alpha_values to nothing"
+        )
+    if config.loss.alpha == "effective_number" and config.loss.alpha_counts == "pixels":
+        raise InputError(
+            "config.loss.alpha_counts='pixels': effective_number would weigh all classes alike, "
+            "as pixels are far more than 1 / (1 - beta); use images or annotations"
+        )
+
+
+def _check_tversky(config: Config) -> None:
+    loss = config.loss
+    if loss.region == "tversky" and loss.tversky_alpha == loss.tversky_beta == 0:
+        raise InputError(
+            "config.loss.tversky_alpha and tversky_beta are both 0: no error would cost anything; "
+            "0.5 and 0.5 are Dice"
+        )
+
+
+AT_ODDS: tuple[Callable[[Config], None], ...] = (
+    _check_length,
+    _check_warmup,
+    _check_folder,
+    _check_held_out,
+    _check_image_size,
+    _check_beginning,
+    _check_alpha,
+    _check_tversky,
+)
