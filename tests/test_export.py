@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import trashseg_jax
 from trashseg_jax import build, evaluate, export, model_folder, model_sources, steps, train
-from trashseg_jax.data import pipeline, taxonomy
+from trashseg_jax.data import taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import smp_names
 from trashseg_jax.report import card
@@ -62,22 +62,11 @@ def test_a_run_s_folder_scores_as_the_run_does(
     """The confusion of the folder's network over the validation images, pixel for pixel."""
     model_folder.write(tmp_path, exported)
     model = model_folder.read(tmp_path)
-    eval_step = steps.make_eval_step(
-        model.network,
-        normalize=build.build_normalize(tiny_config()),
-        num_classes=len(model.classes),
-        probs=False,
-    )
-    batches = pipeline.eval_batches(
-        prepared.source("val"),
-        batch_size=4,
-        image_size=model.image_size,
-        process_index=0,
-        process_count=1,
-    )
-    keys = ("image", "label", "mask")
-    counted = [eval_step(model.variables, {k: b[k] for k in keys})["confusion"] for b in batches]
-    confusion = np.concatenate(counted).sum(0)
+    config, mesh = tiny_config(), train.sharding.make_mesh()
+    loss_fn = build.build_loss(config, np.ones(len(model.classes)))
+    score = evaluate.build_scorer(config, prepared, model.network, loss_fn, mesh, refine=False)
+    state = steps.TrainState(0, 0, **model.variables, opt_state=(), ema={})
+    confusion = score(state).confusion.sum(0)
     np.testing.assert_array_equal(confusion, finished_run[1]["confusion"])
     assert model.figures == {k: finished_run[1][k] for k in model_sources.FIGURES}
 
