@@ -241,24 +241,6 @@ def test_a_jpeg_that_tensorflow_refuses_is_stored_as_one_that_it_decodes(tmp_pat
     assert np.abs(decoded.astype(int) - seen).mean() < 6  # of 255: noise, at quality 95
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"crowd": "person"}, "config.data.crowd='person': must be one of class, ignore"),
-        ({"boxes": "paint"}, "config.data.boxes='paint': must be one of refuse, ignore"),
-        ({"exif": "no"}, "config.data.exif='no': must be one of upright, mixed, stored"),
-        ({"paint_order": "random"}, "config.data.paint_order='random': must be one of area, ref"),
-        ({"val_file": "train.json", "val_fraction": 0.0}, "config.data.val_fraction=0.0: must be"),
-        ({"val_file": "train.json", "val_fraction": -0.2}, "between 0 and 1"),
-        ({"val_file": "train.json", "val_fraction": float("nan")}, "config.data.val_fraction=nan"),
-    ],
-)
-def test_options_are_checked_before_anything_is_written(demo_folder, tmp_path, options, named):
-    with pytest.raises(InputError, match=named):
-        prepare(demo_folder, tmp_path / "cache", **options)
-    assert not (tmp_path / "cache").exists()
-
-
 def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(folder, tmp_path):
     for image in json.loads((folder / "val.json").read_text())["images"]:
         (folder / image["file_name"]).write_bytes(b"")

@@ -32,7 +32,7 @@ def write(folder, json_name, images, *, below=""):
 
 def paths(folder, **options):
     """Returns the images' paths below the folder, and their names, by split."""
-    splits, problems = coco.read_splits(data_folder(folder, **options))
+    splits, problems, _ = coco.read_splits(data_folder(folder, **options))
     assert problems == []
     return {
         split: [(one.path.relative_to(folder).as_posix(), one.file_name) for one in records]
@@ -146,7 +146,7 @@ LISTS = {
 
 def lists(folder, names=NAMES, **options):
     write(folder, "all.json", names)
-    splits, _ = coco.read_splits(
+    splits, *_ = coco.read_splits(
         data_folder(folder, train_file="all.json", val_file="./all.json", **options)
     )
     return {split: [one.file_name for one in records] for split, records in splits.items()}

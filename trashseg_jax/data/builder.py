@@ -27,7 +27,6 @@ from trashseg_jax.errors import InputError
 
 FORMAT = 5  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
-# What the fields of a DataFolder may be.
 
 
 @dataclasses.dataclass(frozen=True)
