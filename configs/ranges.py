@@ -77,6 +77,7 @@ RANGES: dict[str, Rule] = {
     "model.multi_grid": Numbers(each=Number(whole=True, at_least=1, at_most=64)),
     "model.pretrained": Text('a hub id, a file\'s path, or ""', r"[^\0]*", path=True),
     "model.pretrained_prefix": Text('the start of the names in the file, or ""', r"[^\0]*"),
+    "model.init": Text('a model\'s folder, or ""', r"[^\0]*", path=True),
     "model.decoder_features": Numbers(each=FEATURES, length=5),
     "model.dtype": NAMED,
     # loss
@@ -234,6 +235,15 @@ def _check_image_size(config: Config) -> None:
         )
 
 
+def _check_beginning(config: Config) -> None:
+    if config.model.init and config.model.pretrained:
+        raise InputError(
+            f"config.model.init={config.model.init} and config.model.pretrained="
+            f"{config.model.pretrained}: a run begins with a whole network or with an encoder's "
+            "weights, not with both; set one to nothing"
+        )
+
+
 def _check_alpha(config: Config) -> None:
     if config.loss.alpha_values and config.loss.alpha != "none":
         raise InputError(
@@ -263,6 +273,7 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_held_out,
     _check_format,
     _check_image_size,
+    _check_beginning,
     _check_alpha,
     _check_tversky,
 )

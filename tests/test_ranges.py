@@ -269,6 +269,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"data.image_size": 500},
             "config.data.image_size=500: must be a multiple.*use 480 or 512",
         ),
+        (
+            {"model.init": "models/x", "model.pretrained": "timm/resnet34.a1_in1k"},
+            "config.model.init=models/x and config.model.pretrained=timm/.*not with both",
+        ),
         ({"data.image_size": 20}, "config.data.image_size=20: must be a multiple of .*; use 32$"),
         (
             {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"},
