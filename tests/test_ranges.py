@@ -324,4 +324,5 @@ def test_home_folder_is_expanded_in_every_path_and_nowhere_else(monkeypatch):
         "data.cache_dir",
         *(f"data.{s}_{w}" for s in ("train", "val") for w in ("images", "labels", "list")),
         "model.pretrained",
+        "model.init",
     }
