@@ -304,7 +304,7 @@ def with_classes(
     classes = [one.classes for one in segmented]
     prediction = np.zeros_like(batch["label"])
     for row, found in enumerate(classes):
-        height, width = batch["size"][row]
+        height, width = batch["size"][row].tolist()
         prediction[row, :height, :width] = scaling.scale_label(found, (height, width))
     loss = np.asarray(batch["loss"])[:rows]
     confusion = count_originals(batch, classes, num_classes=num_classes)
@@ -392,7 +392,7 @@ def enlarge_refined(
     """Returns refined rows at the photographs' size; one that failed as it was predicted."""
     enlarged = []
     for row, classes in enumerate(batch["classes"]):
-        height, width = batch["size"][row]
+        height, width = batch["size"][row].tolist()
         inner = refined[row, :height, :width]
         enlarged.append(classes if reasons[row] else scaling.scale_label(inner, classes.shape))
     return enlarged
