@@ -211,12 +211,13 @@ class Segmenter:
     def _mean_probs(self, windows: UInt8[np.ndarray, "n s s 3"]) -> Float[Array, "b s s k"]:
         if len(self.views) == 1:
             return jax.nn.softmax(self.logits(windows))
-        total = 0.0
-        for side, flip in self.views:
-            seen = windows[:, :, ::-1] if flip else windows
-            seen = np.stack([scaling.fit_photo(window, side) for window in seen])
-            total = total + view_probs(self.logits(seen), side=self.image_size, flip=flip)
-        return total / len(self.views)
+        probs = [self._see_windows(windows, view) for view in self.views]
+        return sum(probs[1:], probs[0]) / len(probs)
+
+    def _see_windows(self, windows: UInt8[np.ndarray, "n s s 3"], view: View) -> Array:
+        seen = windows[:, :, ::-1] if view.flip else windows
+        seen = np.stack([scaling.fit_photo(window, view.side) for window in seen])
+        return view_probs(self.logits(seen), side=self.image_size, flip=view.flip)
 
 
 # Views and windows.

@@ -28,7 +28,8 @@ def fit_photo(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray,
         )
         for i in range(3)
     ]
-    return np.clip(np.rint(np.stack(channels, -1)), 0, 255).astype(np.uint8)
+    scaled = np.stack([np.asarray(channel) for channel in channels], -1)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def fitted_size(size: Size, side: int) -> Size:
