@@ -116,8 +116,8 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
 )
 def test_table_and_page_say_which_pixels_were_counted(tmp_path, scored, line):
     found = figures(**scored)
-    assert line in table.format_table(found).splitlines()
-    page.write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
+    assert line in format_table(found).splitlines()
+    write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
     assert f"<p>{line}</p>" in (tmp_path / "report.html").read_text()
 
 
