@@ -160,7 +160,7 @@ class Segmenter:
         return Segmented(np.empty(size, np.uint8), np.empty(size, np.float16), probs)
 
     def _decide(self, scores: Array) -> tuple[Array | None, ...]:
-        decide = decide_logits if len(self.views) == 1 and not self.tiles else decide_probs
+        decide = decide_logits if len(self.views) == 1 else decide_probs
         return decide(scores, keep_probs=self.keep_probs)
 
     # Windows at the photograph's own scale.
