@@ -1,4 +1,4 @@
-"""Every key and its default. An experiment's file states only its differences."""
+"""Every key and its default; its range is in ranges.py. An experiment states its differences."""
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -32,6 +32,8 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # A file of weights, a hub id (timm/resnet34.a1_in1k), or "": random weights.
             "pretrained": "",
             "pretrained_prefix": "",  # before the encoder's names in it; "": found by itself
+            # A model's folder (docs/models.md): the whole network begins with its weights.
+            "init": "",
             "decoder_features": (256, 128, 64, 32, 16),
             "dtype": "bfloat16",  # of the convolutions; parameters are always float32
         }
@@ -43,7 +45,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,
             "schedule": "cosine",  # constant, cosine, polynomial
-            "warmup_steps": 200,
+            "warmup_steps": 200,  # a tenth of --config.train.steps where it would outlast them
             "clip_norm": 1.0,  # 0: no clipping
         }
     )
@@ -110,15 +112,20 @@ def _data(dataset: str) -> ConfigDict:
             "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            # Of label images (docs/class_maps.md), below `dir`, "" where they are found by
-            # themselves: folders of photographs and of their labels,
+            # Below `dir`, "" where they are found by themselves: folders of a split's images and
+            # of its label images (docs/class_maps.md), and texts or jsons that list its names.
             **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
-            **dict.fromkeys(("train_list", "val_list"), ""),  # text files with names to use,
-            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # the ends of the names.
+            **dict.fromkeys(("train_list", "val_list"), ""),
+            **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # ends of label images' names
             "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
             "allow_overlap": False,  # True: train although all validation images are trained on
             "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
+            "crowd": "class",  # what iscrowd marks counts as its category; "ignore": it doesn't
+            "boxes": "refuse",  # "ignore": what is in a box without an outline doesn't count
+            # The json's sizes and outlines are those of images with their EXIF rotation applied;
+            # "stored": without it; "mixed": the sizes without, the outlines with it.
+            "exif": "upright",
             "skip_bad": False,  # True: leave bad images out and report them
             "cache_dir": "",  # "": $XDG_CACHE_HOME/trashseg_jax, or ~/.cache/trashseg_jax
             "image_size": 512,
@@ -158,8 +165,9 @@ def _loss() -> ConfigDict:
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency
             "alpha_beta": 0.999,  # of effective_number: counts level off at 1 / (1 - beta)
-            # An image's sum is divided by its valid pixels (mean), by their alphas (alpha), or by
-            # all of its pixels (reference; focal then has the reference's 1e-8 too).
+            # An image's sum is divided by its valid pixels (mean), by the sum of their class
+            # weights (alpha), or by all of its pixels (reference; focal then has the reference's
+            # 1e-8 too).
             "reduction": "mean",
             # Added with this weight: none, dice, lovasz, tversky.
             "region": "none",

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as mask_utils
 
-from configs import default
+from trashseg_jax.configs import default
 from trashseg_jax.data.records import DataFolder
 from trashseg_jax.data.taxonomy import CLASSES, load_class_map
 

@@ -9,12 +9,13 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.errors import InputError
 
 
-def annotation(label, segmentation, *, annotation_id=1, crowd=False):
-    return painting.Annotation(annotation_id, label, segmentation, crowd)
+def annotation(label, segmentation, *, annotation_id=1, ignored=False):
+    return painting.Annotation(annotation_id, label, segmentation, ignored)
 
 
 def paint(height, width, *annotations, paint_order="area"):
-    return painting.paint(annotations, height=height, width=width, paint_order=paint_order)
+    size = {"height": height, "width": width}
+    return painting.paint(annotations, **size, paint_order=paint_order).classes
 
 
 def rows(*lines):
@@ -216,16 +217,16 @@ def test_runs_of_zero_length_in_an_rle_paint_nothing():
 
 
 @pytest.mark.parametrize("paint_order", ["area", "reference"])
-def test_a_crowd_is_ignored_except_where_objects_are_annotated(paint_order):
-    crowd = annotation(3, {"size": [3, 4], "counts": [0, 9, 3]}, crowd=True)
-    label = paint(3, 4, SMALL_SIMPLE, crowd, paint_order=paint_order)
+def test_an_ignored_area_counts_nowhere_except_where_objects_are_annotated(paint_order):
+    area = annotation(3, {"size": [3, 4], "counts": [0, 9, 3]}, ignored=True)
+    label = paint(3, 4, SMALL_SIMPLE, area, paint_order=paint_order)
     np.testing.assert_array_equal(label, rows("###0", "#220", "###0"))
 
 
 @pytest.mark.parametrize("paint_order", ["area", "reference"])
-def test_a_crowd_lies_below_objects_even_if_smaller_and_more_detailed(paint_order):
-    crowd = annotation(2, SMALL.segmentation, crowd=True)
-    label = paint(3, 4, BIG, crowd, paint_order=paint_order)
+def test_an_ignored_area_lies_below_objects_even_if_smaller_and_more_detailed(paint_order):
+    area = annotation(2, SMALL.segmentation, ignored=True)
+    label = paint(3, 4, BIG, area, paint_order=paint_order)
     np.testing.assert_array_equal(label, rows("1111", "1111", "1111"))
 
 

@@ -12,7 +12,7 @@ def read(folder, data):
     """Returns what is stored of a file of these bytes."""
     path = folder / "a.img"
     path.write_bytes(data)
-    return photos.read_photo(path)[1]
+    return photos.read_photo(path, upright=True)[1]
 
 
 def encode(image, image_format, **options):

@@ -50,15 +50,15 @@ def brute_force(drawn, paint_order):
         "reference": lambda mask, length: length,
     }
     ranked = sorted(
-        (not crowd, ranks[paint_order](mask, length), place)
-        for place, ((_, mask, length), _, crowd) in enumerate(drawn)
+        (not ignored, ranks[paint_order](mask, length), place)
+        for place, ((_, mask, length), _, ignored) in enumerate(drawn)
     )
     for _, _, place in ranked:
-        (_, mask, _), value, crowd = drawn[place]
+        (_, mask, _), value, ignored = drawn[place]
         for row in range(HEIGHT):
             for column in range(WIDTH):
                 if mask[row, column]:
-                    label[row, column] = IGNORE_LABEL if crowd else value
+                    label[row, column] = IGNORE_LABEL if ignored else value
     return label
 
 
@@ -67,11 +67,13 @@ def brute_force(drawn, paint_order):
 @given(objects)
 def test_painting_equals_a_loop_over_pixels(paint_order, drawn):
     annotations = [
-        painting.Annotation(place, value, segmentation, crowd)
-        for place, ((segmentation, _, _), value, crowd) in enumerate(drawn)
+        painting.Annotation(place, value, segmentation, ignored)
+        for place, ((segmentation, _, _), value, ignored) in enumerate(drawn)
     ]
-    label = painting.paint(annotations, height=HEIGHT, width=WIDTH, paint_order=paint_order)
-    np.testing.assert_array_equal(label, brute_force(drawn, paint_order))
+    size = {"height": HEIGHT, "width": WIDTH}
+    classes, areas = painting.paint(annotations, **size, paint_order=paint_order)
+    np.testing.assert_array_equal(classes, brute_force(drawn, paint_order))
+    assert list(areas) == [mask.sum() for (_, mask, _), _, _ in drawn]
 
 
 @law
@@ -98,7 +100,8 @@ def test_a_label_map_is_stored_and_read_without_loss(tmp_path_factory, label):
     )
     labels = {name: value for value, name in names.items()}
     class_map = ClassMap(tuple(map(str, range(IGNORE_LABEL))), labels)
-    (record,), _ = coco.read_coco(json_file, data_folder(folder, class_map=class_map))
+    given = data_folder(folder, class_map=class_map)
+    (record,), _ = coco.read_coco(json_file, given, split="train")
     features = load_features(record, num_classes=255, skip_bad=False)
     stored = decode_label(features["label"])
     assert stored.dtype == np.uint8

@@ -273,6 +273,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"data.image_size": 500},
             "config.data.image_size=500: must be a multiple.*use 480 or 512",
         ),
+        (
+            {"model.init": "models/x", "model.pretrained": "timm/resnet34.a1_in1k"},
+            "config.model.init=models/x and config.model.pretrained=timm/.*not with both",
+        ),
         ({"data.image_size": 20}, "config.data.image_size=20: must be a multiple of .*; use 32$"),
         (
             {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"},
@@ -293,6 +297,14 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         (
             {"eval.resolution": "scaled", "eval.tta": "flip"},
             "config.eval.resolution='scaled' and config.eval.tta='flip': scaled images are",
+        ),
+        (
+            {"data.train_labels": "labels"},
+            "config.data.train_labels='labels': only data.format='masks' reads it",
+        ),
+        (
+            {"data.format": "masks", "data.crowd": "ignore"},
+            "config.data.crowd='ignore': only data.format='coco' reads it, and this is 'masks'",
         ),
     ],
 )

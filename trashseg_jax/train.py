@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64, UInt8
 
-from trashseg_jax import build, folders, steps
+from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.data import audit, sampling
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
@@ -137,7 +137,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     log.write(step, {**numbers, "images_per_second": rate})
                 if evaluates:
                     result = score(state)
-                    figures = report(result, step=step, skipped=int(state.skipped))
+                    skipped = int(state.skipped)
+                    figures = report(result, step=step, skipped=skipped, resamples=0)
                     miou = figures["miou"]
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write_evaluation(step, figures, draw_pictures(result, data))
@@ -159,7 +160,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         # The run had ended before, or the figures are others than those during training.
         if result is None or refine or resolution != "scaled":
             result = score_last(state)
-        figures = report(result, step=step, skipped=skipped)
+        figures = report(result, step=step, skipped=skipped, resamples=metrics.RESAMPLES)
         if jax.process_index() == 0:
             write_reports(workdir, figures, result.samples, log=workdir / "log.jsonl")
         return figures
@@ -185,17 +186,22 @@ def intervals(config: Config) -> tuple[int, int, int]:
 
 
 def load_published(config: Config, workdir: Path, mesh: Mesh) -> dict[str, Any] | None:
-    """Returns a model's variables with the weights of `model.pretrained`, None if none are due.
+    """Returns a model's variables with the weights that a new run begins with, None if none do.
 
-    What the file does not have is abstract. Raises InputError for weights that do not fit.
+    They are those of `model.pretrained` or `model.init`; what these do not have is abstract. Raises
+    InputError for weights that do not fit.
     """
-    if not config.model.pretrained or has_checkpoint(workdir / "checkpoints"):
+    published = config.model.pretrained or config.model.init
+    if not published or has_checkpoint(workdir / "checkpoints"):
         return None
-    model = build.build_model(config, num_classes=1)  # those of an encoder, whatever the classes
+    model = build.build_model(config, num_classes=1)  # whatever the classes: a head is not asked
     tx, _ = build.build_optimizer(config, steps=1)
     state = abstract_state(config, model, tx, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return build.load_pretrained(config, model, variables)
+    variables, said = build.load_beginning(config, model, variables)
+    if said and jax.process_index() == 0:
+        print(said)
+    return variables
 
 
 def finished_figures(workdir: Path, step: int, changes: Changes) -> dict[str, Any] | None:
@@ -247,7 +253,7 @@ def build_train_step(
 def describe_classes(
     data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
 ) -> dict[str, Any]:
-    """Returns, by class, alpha and the share of images that hold it, before and after sampling."""
+    """Returns, by class, its weight (alpha) and share of images, before and after sampling."""
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)
@@ -290,7 +296,7 @@ def restore_or_begin(
     if published is None:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.take_encoder(variables, published)
+    variables = build.take_loaded(variables, published)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from pycocotools import mask as mask_utils
 
+from trashseg_jax.data.photos import MAX_PIXELS
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.errors import InputError, show
 
@@ -19,34 +20,42 @@ MAX_OUTLINE = 5e6  # in pixels: pycocotools takes 80 bytes for each, and crashes
 class Annotation:
     """One object: polygons `[[x0, y0, x1, y1, ...], ...]` or an RLE `{"size", "counts"}`."""
 
-    id: int
+    id: int | str
     label: int
     segmentation: list | dict
-    crowd: bool
+    ignored: bool  # an area that counts nowhere, except where objects are annotated in it
+
+
+class Painted(NamedTuple):
+    """A label map, and of each annotation the pixels that its mask has, painted over or not."""
+
+    classes: UInt8[np.ndarray, "h w"]
+    areas: tuple[int, ...]
 
 
 def paint(
     annotations: Iterable[Annotation], *, height: int, width: int, paint_order: str
-) -> UInt8[np.ndarray, "h w"]:
-    """Returns the label map of an image's annotations; what none covers is 0.
+) -> Painted:
+    """Paints the label map of an image's annotations; what none covers is 0.
 
     A polygon covers the pixels (x, y) whose centres (x + 0.5, y + 0.5) it holds (even-odd where
-    it crosses itself), to pycocotools' precision of 0.2 pixels. Crowds are painted first, as
-    IGNORE_LABEL, then by `paint_order`, one of PAINT_ORDERS. "area": large masks first, so that
-    small objects stay on top; "reference": by the length of the first polygon (of an RLE: the
+    it crosses itself), to pycocotools' precision of 0.2 pixels. Ignored areas are painted first, as
+    IGNORE_LABEL, then objects by `paint_order`, one of PAINT_ORDERS. "area": large masks first, so
+    that small objects stay on top; "reference": by the length of the first polygon (of an RLE: the
     number of its runs), short ones first, as the experiments of "AIstage-segmentation" do.
     Equals keep their order. Raises InputError for a segmentation that is none.
     """
     key = PAINT_ORDERS[paint_order]
     masks = [(annotation, _to_rle(annotation, height, width)) for annotation in annotations]
-    masks.sort(key=lambda mask: (not mask[0].crowd, key(*mask)))
+    areas = tuple(int(mask_utils.area(rle)) for _, rle in masks)
+    masks.sort(key=lambda mask: (not mask[0].ignored, key(*mask)))
     label = np.zeros((height, width), np.uint8, order="F")  # as pycocotools' masks
     for annotation, rle in masks:
         x, y, box_width, box_height = mask_utils.toBbox(rle).astype(int)
         box = np.s_[y : y + box_height, x : x + box_width]
-        value = IGNORE_LABEL if annotation.crowd else annotation.label
+        value = IGNORE_LABEL if annotation.ignored else annotation.label
         np.copyto(label[box], np.uint8(value), where=mask_utils.decode(rle)[box].view(bool))
-    return np.ascontiguousarray(label)
+    return Painted(np.ascontiguousarray(label), areas)
 
 
 def reaches_outside(annotation: Annotation, *, height: int, width: int) -> bool:
@@ -75,7 +84,7 @@ PAINT_ORDERS = {"area": _area_key, "reference": _reference_key}
 
 def _to_rle(annotation: Annotation, height: int, width: int) -> Any:
     """Returns pycocotools' RLE of an annotation's mask: the union of its polygons, or its RLE."""
-    if fault := segmentation_fault(annotation.segmentation, height=height, width=width):
+    if fault := segmentation_fault(annotation.segmentation, size=(height, width)):
         raise InputError(f"annotation {annotation.id} {fault}")
     if isinstance(annotation.segmentation, list):
         return mask_utils.merge(mask_utils.frPyObjects(annotation.segmentation, height, width))
@@ -87,12 +96,15 @@ def _to_rle(annotation: Annotation, height: int, width: int) -> Any:
 # What is wrong with a segmentation; each text begins with a verb
 
 
-def segmentation_fault(segmentation: Any, *, height: int, width: int) -> str | None:
-    """Says what pycocotools would misread or follow out of its memory's bounds, else None."""
+def segmentation_fault(segmentation: Any, *, size: tuple[int, int] | None) -> str | None:
+    """Says what pycocotools would misread or follow out of its memory's bounds, else None.
+
+    Where the image's size, height and width, is not known yet, an RLE may be of any.
+    """
     if isinstance(segmentation, list) and segmentation:
         return next(filter(None, map(_polygon_fault, segmentation)), None)
     if isinstance(segmentation, dict) and segmentation:
-        return _rle_fault(segmentation, height, width)
+        return _rle_fault(segmentation, size)
     return f"has the segmentation {show(segmentation)}; it must be a list of polygons or an RLE"
 
 
@@ -117,22 +129,31 @@ def _polygon_fault(polygon: Any) -> str | None:
     return None
 
 
-def _rle_fault(rle: dict[str, Any], height: int, width: int) -> str | None:
-    if rle.get("size") != [height, width]:
+def _rle_fault(rle: dict[str, Any], size: tuple[int, int] | None) -> str | None:
+    if size is None:
+        size = _plausible_size(rle.get("size"))
+    if size is None or rle.get("size") != list(size):
         return (
-            f"has an RLE of size {show(rle.get('size'))}; it must be the image's, {height, width}"
+            f"has an RLE of size {show(rle.get('size'))}; it must be the image's, "
+            f"{size or 'height and width'}"
         )
     try:
         runs = _run_lengths(rle.get("counts"))
     except ValueError as error:
         return f"has an RLE whose counts {error}"
-    pixels = height * width
+    pixels = size[0] * size[1]
     for run in runs:
         if not 0 <= run <= pixels:
             return f"has an RLE with a run of {show(run)}; it must be from 0 to {pixels} pixels"
     if sum(runs) != pixels:
         return f"has an RLE whose counts sum to {sum(runs)}; they must sum to {pixels} pixels"
     return None
+
+
+def _plausible_size(size: Any) -> tuple[int, int] | None:
+    if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int for n in size):
+        return None
+    return (size[0], size[1]) if min(size) > 0 and size[0] * size[1] <= MAX_PIXELS else None
 
 
 def _run_lengths(counts: Any) -> list[int]:

@@ -14,17 +14,32 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 EXIF_ORIENTATION = 0x0112
 
 
-def read_photo(path: Path) -> tuple[tuple[int, int], bytes]:
-    """Returns (width, height) after EXIF rotation, and a JPEG or PNG of the RGB or grey pixels.
+def read_photo(path: Path, *, upright: bool) -> tuple[tuple[int, int], bytes]:
+    """Returns (width, height), and a JPEG or PNG of the RGB or grey pixels.
 
-    The bytes are the file's where that is such a JPEG already; what was lossless stays lossless.
+    Both are after EXIF rotation where it is to be `upright`, else as the file has them. The bytes
+    are the file's where that is such a JPEG already; what was lossless stays lossless.
     Raises InputError for a file that is no image, is damaged, or holds several pictures, and for
     one of more than MAX_PIXELS by its header alone, without decoding it.
     """
     try:
-        return _upright(path.read_bytes())
+        return _stored(path.read_bytes(), upright)
     except Exception as error:  # broken files make Pillow raise whatever they trip over
         raise InputError(f"{path}: {_fault(error)}") from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF rotation swaps the sides of a photograph that `read_photo` can read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            return image.getexif().get(EXIF_ORIENTATION) in range(5, 9)
+
+
+def encode_again(jpeg: bytes) -> bytes:
+    """Returns a new JPEG of the pixels that Pillow sees in one that others can't decode."""
+    with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+        return encode(_to_rgb(image), "JPEG")
 
 
 def encode(image: Image.Image, image_format: str) -> bytes:
@@ -51,7 +66,7 @@ def _fault(error: Exception) -> str:
     return f"is damaged ({why}); replace it with a whole copy"
 
 
-def _upright(data: bytes) -> tuple[tuple[int, int], bytes]:
+def _stored(data: bytes, upright: bool) -> tuple[tuple[int, int], bytes]:
     with warnings.catch_warnings():
         # Pillow's, of broken EXIF, transparent palettes, many pixels
         warnings.simplefilter("ignore")
@@ -64,19 +79,30 @@ def _upright(data: bytes) -> tuple[tuple[int, int], bytes]:
         is_jpeg = image.format in ("JPEG", "MPO")  # MPO: a JPEG with more behind it
         rotated = image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
         plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
-        if plain and image.mode in ("RGB", "L") and not rotated:
-            return image.size, data
-        pixels = _to_rgb(ImageOps.exif_transpose(image))
+        if plain and image.mode in ("RGB", "L") and not (rotated and upright):
+            return image.size, _without_exif(data) if rotated else data
+        pixels = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
     return pixels.size, encode(pixels, "JPEG" if is_jpeg else "PNG")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns 8-bit RGB pixels without alpha or metadata; 16-bit grey is scaled."""
+    """Returns 8-bit RGB pixels without transparency or metadata; 16-bit grey is scaled."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
     elif image.mode in ("I", "F"):
         raise InputError(f"has pixels of type {image.mode}; save it with 8 or 16 bits per channel")
     return Image.fromarray(np.asarray(image.convert("RGB")))
+
+
+def _without_exif(jpeg: bytes) -> bytes:
+    """Returns the JPEG without what would make others rotate it."""
+    kept, at = [jpeg[:2]], 2
+    while jpeg[at] == 0xFF and jpeg[at + 1] != 0xDA:
+        end = at + 1 if jpeg[at + 1] == 0xFF else at + 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        is_exif = jpeg[at + 1] == 0xE1 and jpeg[at + 4 : at + 8] == b"Exif"
+        kept += [] if is_exif else [jpeg[at:end]]
+        at = end
+    return b"".join([*kept, jpeg[at:]])
 
 
 def _jpeg_frame(data: bytes) -> int:

@@ -13,10 +13,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from trashseg_jax.data.label_codec import encode_label
-from trashseg_jax.data.photos import read_photo
+from trashseg_jax.data.photos import is_turned, read_photo
 from trashseg_jax.data.taxonomy import ClassMap
-from trashseg_jax.errors import InputError
+from trashseg_jax.errors import InputError, show
 
+# What config.data.exif may be, and whether images are then made upright.
+EXIF = dict.fromkeys(("upright", "mixed"), True) | {"stored": False}
 SKIP_REMEDY = "or leave such images out with --config.data.skip_bad=True"
 
 
@@ -38,15 +40,21 @@ class DataFolder:
     label_suffix: str
     val_fraction: float
     paint_order: str
+    crowd: str
+    boxes: str
+    exif: str
     skip_bad: bool
 
 
 class Label(NamedTuple):
-    """A label map, the objects of each class in it, and how many reached outside the image."""
+    """A label map, the objects of each class in it, and what is to be said of its annotations.
+
+    The notes are counts by kind; `report.table.NOTES` has a line for each kind.
+    """
 
     classes: UInt8[np.ndarray, "h w"]
     objects: Int64[np.ndarray, "k"]
-    clipped: int
+    notes: dict[str, int]
 
 
 @runtime_checkable
@@ -70,8 +78,10 @@ class Record:
     id: int
     file_name: str
     path: Path
-    size: tuple[int, int] | None  # height and width after EXIF rotation; None: the image's own
+    size: tuple[int, int] | None  # height and width, rotated if `upright`; None: the image's own
     source: LabelSource
+    upright: bool = True  # its EXIF rotation is applied; False: its pixels stay as they are stored
+    listed_id: str = ""  # where it has another id than a number
 
 
 class Splits(NamedTuple):
@@ -79,6 +89,7 @@ class Splits(NamedTuple):
 
     records: dict[str, list[Record]]
     problems: list[str]
+    held_out: bool  # "val" is a share of one list of images
 
 
 def hold_out(records: Sequence[Record], *, val_fraction: float) -> dict[str, list[Record]]:
@@ -96,7 +107,7 @@ def hold_out(records: Sequence[Record], *, val_fraction: float) -> dict[str, lis
 
 
 def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[str, Any] | str:
-    """Returns what a prepared data set stores, the label map as run lengths, `clipped`, `digest`.
+    """Returns what a prepared data set stores, the label map as run lengths, `notes`, `digest`.
 
     The digest, 32 hex digits, is that of the image's bytes. A bad image raises InputError, or under
     `skip_bad` gives the line that says what is wrong.
@@ -104,7 +115,7 @@ def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[s
     try:
         image, label = load_example(record, num_classes=num_classes)
     except InputError as error:
-        fault = f"{error} (image {record.id})"
+        fault = f"{error} (image {show(record.listed_id or record.id)})"
         if skip_bad:
             return fault
         raise InputError(f"{fault}, {SKIP_REMEDY}") from error
@@ -116,7 +127,7 @@ def load_features(record: Record, *, num_classes: int, skip_bad: bool) -> dict[s
         "file_name": record.file_name,
         "pixel_counts": counts.astype(np.int64),
         "annotation_counts": label.objects,
-        "clipped": label.clipped,
+        "notes": label.notes,
         "digest": hashlib.blake2b(image, digest_size=16).hexdigest(),
     }
 
@@ -126,11 +137,20 @@ def load_example(record: Record, *, num_classes: int) -> tuple[bytes, Label]:
 
     Raises InputError for an image that can't be used or has another size than its record says.
     """
-    (width, height), image = read_photo(record.path)
-    if record.size not in (None, (height, width)):
-        said = record.size or ()
-        raise InputError(
-            f"{record.path}: is {width} wide and {height} high (EXIF rotation applied); the "
-            f"json says {said[1]} and {said[0]}; correct either"
-        )
+    (width, height), image = read_photo(record.path, upright=record.upright)
+    if record.size is not None and record.size != (height, width):
+        raise InputError(f"{record.path}: {_size_fault(record, record.size, height, width)}")
     return image, record.source.draw(height=height, width=width, num_classes=num_classes)
+
+
+def _size_fault(record: Record, said: tuple[int, int], height: int, width: int) -> str:
+    applied = "EXIF rotation applied" if record.upright else "EXIF rotation not applied"
+    fault = f"is {width} wide and {height} high ({applied}); the json says {said[1]} and {said[0]}"
+    if not is_turned(record.path) or said != (width, height):
+        return f"{fault}; correct either"
+    if not record.upright:
+        return f"{fault}, which is its size upright; pass --config.data.exif=upright"
+    return (
+        f"{fault}, its size before that rotation; if the outlines, too, were drawn on unrotated "
+        "images, pass --config.data.exif=stored, if only the sizes are theirs, =mixed"
+    )

@@ -10,6 +10,18 @@ SUMMARY = {
     "pixel_accuracy": "pixel acc.",
 }
 
+# The kinds of `records.Label.notes`.
+NOTES = {
+    "crowds_as_class": "crowds (iscrowd), painted as their class",
+    "crowds_ignored": "crowds (iscrowd), ignored in loss and metrics",
+    "boxes_ignored": "boxes without an outline, ignored in loss and metrics",
+    "empty": "annotations without a pixel in their image, left out",
+    "copies": "annotations that repeat another one, left out",
+    "left_out_parts": "parts of annotations with fewer than three points, left out",
+    "clipped": "annotations that reached outside their image, clipped",
+    "encoded_again": "JPEGs that TensorFlow can't decode, encoded again",
+}
+
 
 def format_table(figures: dict[str, Any]) -> str:
     """Returns metrics.json's figures as a table for the terminal."""
@@ -55,14 +67,14 @@ def format_balance(derived: dict[str, Any]) -> str:
 
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
-    """Returns lines on what is doubtful, left out, clipped or not refined, if any."""
+    """Returns lines on what is doubtful, left out, read otherwise or not refined, if any."""
     lines = [f"warning: {line}" for line in figures["warnings"]]
     if updates := figures["skipped_updates"]:
         lines.append(f"updates left out as not finite: {updates} of {figures['step']}")
-    skipped, clipped = figures["skipped"], figures["clipped_annotations"]
+    skipped = figures["skipped"]
     lines += [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
-    if clipped:
-        lines.append(f"annotations that reached outside their image, clipped: {clipped}")
+    notes = figures["data_notes"]
+    lines += [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
     if failed := figures["crf"]["failed"] if "crf" in figures else []:
         lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
         lines += [f"image {image['id']}: {image['reason']}" for image in failed]

@@ -7,29 +7,25 @@ import collections
 import dataclasses
 import json
 import os
-import posixpath
-import re
-import unicodedata
-from collections.abc import Iterator
-from pathlib import Path, PureWindowsPath
+from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trashseg_jax.data.painting import Annotation, paint, reaches_outside, segmentation_fault
-from trashseg_jax.data.photos import MAX_PIXELS
-from trashseg_jax.data.records import SKIP_REMEDY, DataFolder, Label, Record, Splits, hold_out
+from trashseg_jax.data.formats import mistaken
+from trashseg_jax.data.formats.coco_annotations import Objects, read_annotations
+from trashseg_jax.data.formats.coco_fields import Content, Key, as_id, record_id
+from trashseg_jax.data.formats.coco_images import ListedImage, choose_images, read_images
+from trashseg_jax.data.formats.faults import Faults
+from trashseg_jax.data.image_files import find_places
+from trashseg_jax.data.painting import Annotation, paint, reaches_outside
+from trashseg_jax.data.records import EXIF, DataFolder, Label, Record, Splits, hold_out
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 from trashseg_jax.errors import InputError, show
 
 STRUCTURE_REMEDY = "correct the file or export it again"
-
-_FIELDS: dict[str, dict[str, type]] = {
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "annotations": {"id": int, "image_id": int, "category_id": int},
-    "categories": {"id": int, "name": str},
-}
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+PARTS = ("images", "annotations", "categories")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +34,7 @@ class Annotations:
 
     image: Path  # for messages
     items: tuple[Annotation, ...]
+    notes: Mapping[str, int]  # on what was read, see `records.Label`
     paint_order: str
 
     @property
@@ -45,7 +42,7 @@ class Annotations:
         return ()
 
     def draw(self, *, height: int, width: int, num_classes: int) -> Label:
-        """Paints the label map; counts objects without crowds."""
+        """Paints the label map; counts the objects that have pixels, without ignored areas."""
         for item in self.items:
             if not (0 <= item.label < num_classes or item.label == IGNORE_LABEL):
                 raise InputError(
@@ -53,24 +50,47 @@ class Annotations:
                     f"below the number of classes, {num_classes}, or {IGNORE_LABEL}"
                 )
         size = {"height": height, "width": width}
-        classes = paint(self.items, **size, paint_order=self.paint_order)
-        labels = [item.label for item in self.items if not item.crowd]
+        try:
+            classes, areas = paint(self.items, **size, paint_order=self.paint_order)
+        except InputError as error:  # an RLE of another size, where the json has none
+            raise InputError(f"{self.image}: {error}") from error
+        pairs = zip(self.items, areas, strict=True)
+        labels = [item.label for item, area in pairs if area and not item.ignored]
         objects = np.bincount(np.array(labels, np.uint8), minlength=256)[:num_classes]
-        clipped = sum(reaches_outside(item, **size) for item in self.items)
-        return Label(classes, objects.astype(np.int64), clipped)
+        notes = collections.Counter(self.notes)
+        notes["empty"] += areas.count(0)
+        notes["clipped"] += sum(reaches_outside(item, **size) for item in self.items)
+        return Label(classes, objects.astype(np.int64), dict(+notes))
 
 
 def read_splits(folder: DataFolder) -> Splits:
-    """Reads "train" and "val" from two json files, or holds a share of one out."""
-    train, problems = read_coco(folder.path / folder.train_file, folder)
-    if folder.train_file == folder.val_file:
-        return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
-    val, more = read_coco(folder.path / folder.val_file, folder)
-    return Splits({"train": train, "val": val}, problems + more)
+    """Reads "train" and "val" from two json files, or from one by lists or by a share held out."""
+    files = {"train": folder.path / folder.train_file, "val": folder.path / folder.val_file}
+    lists = {"train": folder.train_list, "val": folder.val_list}
+    if files["train"] == files["val"] and any(lists.values()) != all(lists.values()):
+        raise InputError(
+            f"config.data.train_list={lists['train']!r} and val_list={lists['val']!r}: name both "
+            f"or neither, as both splits come from {files['train']}; one file may list both"
+        )
+    held_out = files["train"] == files["val"] and not any(lists.values())
+    if held_out and not 0 < folder.val_fraction < 1:
+        raise InputError(
+            f"config.data.val_fraction={folder.val_fraction}: must be between 0 and 1, the share "
+            f"of the images of {files['train']} to hold out"
+        )
+    for split, json_file in files.items():
+        if not json_file.exists():
+            raise InputError(_absent_json(json_file, files["train"], split, folder.path))
+    train, problems = read_coco(files["train"], folder, split="train")
+    if held_out:
+        records = hold_out(train, val_fraction=folder.val_fraction)
+        return Splits(records, problems, held_out=True)
+    val, more = read_coco(files["val"], folder, split="val")
+    return Splits({"train": train, "val": val}, problems + more, held_out=False)
 
 
 def read_coco(
-    json_file: Path, folder: DataFolder, *, check_images: bool = True
+    json_file: Path, folder: DataFolder, *, split: str, check_images: bool = True
 ) -> tuple[list[Record], list[str]]:
     """Reads a COCO json's records in its order, and a line for each fault that was skipped.
 
@@ -81,46 +101,84 @@ def read_coco(
     content = _read_json(json_file)
     _check_structure(content, json_file)
     labels = _category_labels(content["categories"], folder.class_map, json_file)
-    if check_images and not folder.path.is_dir():
-        raise InputError(
-            f"{folder.path}: is not a folder; the images of {json_file} must lie in it"
-        )
-    problems: list[str] = []
-    bad: set[int | None] = set()
-    for image_id, fault in _faults(content, labels, folder.path, check_images):
-        if not folder.skip_bad:
-            raise InputError(f"{json_file}: {fault}; correct it, {SKIP_REMEDY}")
-        if image_id is None or image_id not in bad:  # one line an image
-            problems.append(f"{json_file}: {fault}")
-        bad.add(image_id)
-    records = _records(content, labels, folder, bad)
+    listed = _by_id(content["images"], "images", json_file)
+    faults = Faults(json_file, skip_bad=folder.skip_bad)
+    chosen = choose_images(listed, folder, split, faults)
+    places = None
+    if check_images:
+        named = {"train": folder.train_images, "val": folder.val_images}[split]
+        places = find_places(folder.path, json_file, split=split, named=named)
+    images = read_images(chosen, places, folder, faults)
+    objects = read_annotations(content["annotations"], listed, images, labels, folder, faults)
+    records = [
+        _record(key, image, objects[key], listed, folder)
+        for key, image in images.items()
+        if key not in faults.images
+    ]
     if not records:
-        raise InputError(f"{json_file}: no image is left to use; the first fault: {problems[0]}")
-    return records, problems
+        first = f"; the first fault: {faults.lines[0]}" if faults.lines else ""
+        raise InputError(f"{json_file}: no image is left to use{first}")
+    return records, faults.lines
+
+
+def _record(
+    key: Key, image: ListedImage, objects: Objects, listed: Container[Key], folder: DataFolder
+) -> Record:
+    return Record(
+        id=record_id(key, listed),
+        file_name=image.file.name,
+        path=image.file.path,
+        size=None if folder.exif == "mixed" else image.size,
+        source=Annotations(
+            image.file.path, tuple(objects.items), dict(+objects.notes), folder.paint_order
+        ),
+        upright=EXIF[folder.exif],
+        listed_id=key if isinstance(key, str) else "",
+    )
 
 
 # The json
 
 
-def _read_json(json_file: Path) -> dict[str, Any]:
+def _absent_json(json_file: Path, train_file: Path, split: str, folder: Path) -> str:
+    """Returns the message on a split's json that is not there: what there is in its place."""
+    remedies = []
+    if split == "val":
+        name = os.path.relpath(train_file, folder)
+        remedies = [f"to hold out a share of {train_file}, pass --config.data.val_file={name}"]
+    found = [os.path.relpath(p, folder) for g in ("*.json", "*/*.json") for p in folder.glob(g)]
+    if found:
+        there = ", ".join(sorted(found)[:5])
+        remedies.append(f"to use another, name it with --config.data.{split}_file: {there}")
+    remedy = "; ".join(remedies) or "check the data folder and the name"
+    return f"{json_file}: does not exist; {remedy}"
+
+
+def _read_json(json_file: Path) -> Content:
     try:
-        content = json.loads(json_file.read_bytes(), object_pairs_hook=_to_dict)
+        data = json_file.read_bytes()
     except OSError as error:
         raise InputError(
             f"{json_file}: can't be read ({error.strerror}); check the data folder and the name"
         ) from error
+    try:
+        content = json.loads(data, object_pairs_hook=_to_dict)
     except InputError as error:
         raise InputError(f"{json_file}: {error}; {STRUCTURE_REMEDY}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{json_file}: is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
-        ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{json_file}: is not json ({error}); was it copied whole?") from error
+        if what := mistaken.name_text(data):
+            raise InputError(f"{json_file}: is {what}") from error
+        if isinstance(error, UnicodeDecodeError):
+            fault = f"is not UTF-8 text ({error.reason} at byte {error.start}); save it so"
+        else:
+            fault = f"is not json ({error}); was it copied whole?"
+        raise InputError(f"{json_file}: {fault}") from error
+    if what := mistaken.name_json(content):
+        raise InputError(f"{json_file}: is {what}")
     if not isinstance(content, dict):
         raise InputError(
             f"{json_file}: holds {show(content)}; a COCO file is an object with the lists "
-            f"{', '.join(_FIELDS)}; {STRUCTURE_REMEDY}"
+            f"{', '.join(PARTS)}; {STRUCTURE_REMEDY}"
         )
     return content
 
@@ -135,162 +193,50 @@ def _to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_structure(content: dict[str, Any], json_file: Path) -> None:
-    """Checks the lists, the types of their fields, and the ids of images and categories."""
-    for part, fields in _FIELDS.items():
+def _check_structure(content: Content, json_file: Path) -> None:
+    for part in PARTS:
         items = content.get(part)
         if not isinstance(items, list) or (part == "images" and not items):
             raise InputError(
                 f'{json_file}: "{part}" is {show(items)}; a COCO file has the lists '
-                f"{', '.join(_FIELDS)}, and at least one image; {STRUCTURE_REMEDY}"
+                f"{', '.join(PARTS)}, and at least one image; {STRUCTURE_REMEDY}"
             )
         for index, item in enumerate(items):
-            if fault := _field_fault(item, fields):
-                raise InputError(f"{json_file}: {part}[{index}] {fault}; {STRUCTURE_REMEDY}")
-        ids = collections.Counter(item["id"] for item in items)
-        item_id, count = next(iter(ids.most_common(1)), (None, 0))
-        if part != "annotations" and count > 1:
+            if not isinstance(item, dict):
+                raise InputError(
+                    f"{json_file}: {part}[{index}] is {show(item)}; it must be an object; "
+                    f"{STRUCTURE_REMEDY}"
+                )
+
+
+def _by_id(items: list[Content], part: str, json_file: Path) -> dict[Key, Content]:
+    """Returns images or categories by their ids; copies of an entry count once."""
+    result: dict[Key, Content] = {}
+    for index, item in enumerate(items):
+        key = as_id(item.get("id"))
+        if key is None:
             raise InputError(
-                f"{json_file}: {part} has the id {item_id} {count} times; give each its own"
+                f"{json_file}: {part}[{index}]: id is {show(item.get('id'))}; it must be a number "
+                f"or text; {STRUCTURE_REMEDY}"
             )
-
-
-def _field_fault(item: Any, fields: dict[str, type]) -> str | None:
-    if not isinstance(item, dict):
-        return f"is {show(item)}; it must be an object"
-    name = f"(id {show(item.get('id'))})"
-    for field, kind in fields.items():
-        value = item.get(field)
-        if kind is str and type(value) is not str:
-            return f"{name}: {field} is {show(value)}; it must be text"
-        if kind is int and (type(value) is not int or not -(2**63) <= value < 2**63):
-            return f"{name}: {field} is {show(value)}; it must be a whole number of 64 bits"
-    if item.get("iscrowd", 0) not in (0, 1):
-        return f"{name}: iscrowd is {show(item['iscrowd'])}; it must be 0 or 1"
-    return None
+        if result.setdefault(key, item) != item:
+            raise InputError(f"{json_file}: {part} has the id {show(key)} twice; give each its own")
+    return result
 
 
 def _category_labels(
-    categories: list[dict[str, Any]], class_map: ClassMap, json_file: Path
-) -> dict[int, int]:
-    try:
-        return {category["id"]: class_map.label_of(category["name"]) for category in categories}
-    except InputError as error:
-        raise InputError(f"{json_file}: {error}") from error
-
-
-def _records(
-    content: dict[str, Any], labels: dict[int, int], folder: DataFolder, bad: set[int | None]
-) -> list[Record]:
-    annotations = {image["id"]: [] for image in content["images"] if image["id"] not in bad}
-    for item in content["annotations"]:
-        if item["image_id"] in annotations:
-            annotations[item["image_id"]].append(_annotation(item, labels))
-    return [
-        Record(
-            id=image["id"],
-            file_name=image["file_name"],
-            path=folder.path / image["file_name"],
-            size=(image["height"], image["width"]),
-            source=Annotations(
-                folder.path / image["file_name"],
-                tuple(annotations[image["id"]]),
-                folder.paint_order,
-            ),
-        )
-        for image in content["images"]
-        if image["id"] in annotations
-    ]
-
-
-def _annotation(item: dict[str, Any], labels: dict[int, int]) -> Annotation:
-    segmentation = item["segmentation"]
-    if isinstance(segmentation, dict):  # what else it holds may be anything
-        segmentation = {key: segmentation[key] for key in ("size", "counts")}
-    crowd = bool(item.get("iscrowd", 0))
-    return Annotation(item["id"], labels[item["category_id"]], segmentation, crowd)
-
-
-# Faults of single images and annotations; each begins with a verb
-
-
-def _faults(
-    content: dict[str, Any], labels: dict[int, int], folder: Path, check_images: bool
-) -> Iterator[tuple[int | None, str]]:
-    """Yields the id of the image concerned, None where it isn't listed, and what is wrong."""
-    images = {image["id"]: image for image in content["images"]}
-    names = collections.Counter(posixpath.normpath(i["file_name"]) for i in images.values())
-    root = os.path.realpath(folder) if check_images else None
-    for image_id, image in images.items():
-        name = image["file_name"]
-        fault = _size_fault(image) or _name_fault(name) or (root and _file_fault(name, root))
-        if not fault and (count := names[posixpath.normpath(name)]) > 1:
-            fault = f"has a file_name that {count} images have; each must have its own"
-        if fault:
-            yield image_id, f"image {image_id} ({show(name)}) {fault}"
-    yield from _annotation_faults(content["annotations"], images, labels)
-
-
-def _size_fault(image: dict[str, Any]) -> str | None:
-    height, width = image["height"], image["width"]
-    if height >= 1 and width >= 1 and height * width <= MAX_PIXELS:
-        return None
-    return (
-        f"has height {height} and width {width}; both must be positive, their product at most "
-        f"{MAX_PIXELS}"
-    )
-
-
-def _name_fault(name: str) -> str | None:
-    if not name or _UNPRINTABLE.search(name):
-        return "has an empty file_name or one with control characters"
-    if posixpath.isabs(name) or PureWindowsPath(name).is_absolute():
-        return "has an absolute file_name; it must be relative to the data folder"
-    if posixpath.normpath(name).split("/")[0] == "..":
-        return "has a file_name that climbs out of the data folder"
-    return None
-
-
-def _file_fault(name: str, root: str) -> str | None:
-    path = os.path.join(root, name)
-    if not Path(os.path.realpath(path)).is_relative_to(root):
-        return f"is a link that leads out of the data folder, to {show(os.path.realpath(path))}"
-    if not os.path.isfile(path):
-        return f"is listed and absent: {root} has no such file{_nearest_file(name, root)}"
-    return None
-
-
-def _nearest_file(name: str, root: str) -> str:
-    """Says which file there is of nearly this name, if any: macOS and Windows write others."""
-    for other in (
-        name.replace("\\", "/"),
-        unicodedata.normalize("NFC", name),
-        unicodedata.normalize("NFD", name),
-    ):
-        if other != name and os.path.isfile(os.path.join(root, other)):
-            return f"; did you mean {other!a}?"
-    return ""
-
-
-def _annotation_faults(
-    annotations: list[dict[str, Any]], images: dict[int, dict[str, Any]], labels: dict[int, int]
-) -> Iterator[tuple[int | None, str]]:
-    """Ids count as repeated within an image: TACO itself has two that recur in another image."""
-    seen = set()
-    for item in annotations:
-        annotation_id, image_id = item["id"], item["image_id"]
-        if image_id not in images:
-            yield None, f"annotation {annotation_id} is of image {image_id}, which is not listed"
-            continue
-        image, fault = images[image_id], None
-        if (image_id, annotation_id) in seen:
-            fault = "stands there twice; give each its own id or remove one"
-        elif item["category_id"] not in labels:
-            fault = f"is of category {item['category_id']}, which is not listed"
-        else:
-            segmentation = item.get("segmentation")
-            fault = segmentation_fault(segmentation, height=image["height"], width=image["width"])
-        seen.add((image_id, annotation_id))
-        if fault:
-            name = show(image["file_name"])
-            yield image_id, f"annotation {annotation_id} of image {image_id} ({name}) {fault}"
+    categories: list[Content], class_map: ClassMap, json_file: Path
+) -> dict[Key, int]:
+    labels = {}
+    for key, category in _by_id(categories, "categories", json_file).items():
+        name = category.get("name")
+        if not isinstance(name, str):
+            raise InputError(
+                f"{json_file}: categories (id {show(key)}): name is {show(name)}; it must be "
+                f"text; {STRUCTURE_REMEDY}"
+            )
+        try:
+            labels[key] = class_map.label_of(name)
+        except InputError as error:
+            raise InputError(f"{json_file}: {error}") from error
+    return labels

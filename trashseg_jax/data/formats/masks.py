@@ -44,7 +44,7 @@ class LabelImage:
         """Reads the label map; the objects of a class are its connected pieces."""
         stored = read_label(self.path, self.class_map)
         classes = turn_upright(stored, self.path, self.photo, height=height, width=width)
-        return Label(classes, count_pieces(classes, num_classes=num_classes), clipped=0)
+        return Label(classes, count_pieces(classes, num_classes=num_classes), notes={})
 
 
 class Pairs(NamedTuple):
@@ -62,15 +62,21 @@ def read_splits(folder: DataFolder) -> Splits:
             'config.data.class_map: the map has neither "values" nor "colors", which say what the '
             "pixels of a label image are; add one of them (docs/class_maps.md)"
         )
+    if folder.exif != "upright":
+        raise InputError(
+            f"config.data.exif={folder.exif!r}: must be 'upright' for label images, whose own size "
+            "says how their photographs are turned"
+        )
     places = _given_places(folder) or find_places(folder.path)
     lists = _lists(folder, found="all" in places)
     train_place = places["all" if "all" in places else "train"]
     train, problems = _read(train_place, lists.get("train"), folder, first_id=0)
     if "val" not in places and "val" not in lists:
-        return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
+        records = hold_out(train, val_fraction=folder.val_fraction)
+        return Splits(records, problems, held_out=True)
     val_place = places.get("val", train_place)
     val, more = _read(val_place, lists.get("val"), folder, first_id=len(train))
-    return Splits({"train": train, "val": val}, problems + more)
+    return Splits({"train": train, "val": val}, problems + more, held_out=False)
 
 
 def _given_places(folder: DataFolder) -> dict[str, Place]:
@@ -89,7 +95,7 @@ def _given_places(folder: DataFolder) -> dict[str, Place]:
                 "train"
             )
     given = {
-        split: Place(*(folder.path / Path(name).expanduser() for name in pair))
+        split: Place(*(folder.path / name for name in pair))
         for split, pair in names.items()
         if all(pair)
     }
@@ -102,7 +108,7 @@ def _given_places(folder: DataFolder) -> dict[str, Place]:
 def _lists(folder: DataFolder, *, found: bool) -> dict[str, Path]:
     """Returns the lists of names that the options name, or else those that are found if any."""
     given = {"train": folder.train_list, "val": folder.val_list}
-    lists = {split: folder.path / Path(name).expanduser() for split, name in given.items() if name}
+    lists = {split: folder.path / name for split, name in given.items() if name}
     if not lists and found:
         known = {split: find_list(folder.path, split) for split in given}
         lists = {split: path for split, path in known.items() if path}
