@@ -69,6 +69,13 @@ def get_config(dataset: str = "demo") -> ConfigDict:
         {
             "batch_size": 16,
             "split": "val",  # or train
+            # What the last evaluation counts: the photograph's own pixels (original), or those of
+            # the scaled image (scaled), as the evaluations during training do.
+            "resolution": "original",
+            # fit: the longer side is scaled to data.image_size; tile: overlapping windows of that
+            # size at the photograph's own scale.
+            "scale": "fit",
+            "tta": "",  # views whose probabilities are averaged: "flip", "scales", "flip,scales"
             "checkpoint": "latest",  # best: by mIoU; or the step of one
             "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
             "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels

@@ -118,6 +118,11 @@ RANGES: dict[str, Rule] = {
     # eval
     "eval.batch_size": BATCH_SIZE,
     "eval.split": OneOf(("train", "val")),
+    "eval.resolution": OneOf(("original", "scaled")),
+    "eval.scale": OneOf(("fit", "tile")),
+    "eval.tta": Text(
+        'flip, scales, both with a comma between, or ""', r"(flip|scales|flip,scales)?"
+    ),
     "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
     "eval.common_share": SHARE_BELOW_ONE,
     "eval.tag": Text(
@@ -266,6 +271,16 @@ def _check_tversky(config: Config) -> None:
         )
 
 
+def _check_resolution(config: Config) -> None:
+    for key, plain in {"scale": "fit", "tta": ""}.items():
+        if config.eval.resolution == "scaled" and config.eval[key] != plain:
+            raise InputError(
+                f"config.eval.resolution='scaled' and config.eval.{key}={config.eval[key]!r}: "
+                f"scaled images are shown once, whole; use eval.resolution=original, or "
+                f"eval.{key}={plain!r}"
+            )
+
+
 AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_length,
     _check_warmup,
@@ -276,4 +291,5 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_beginning,
     _check_alpha,
     _check_tversky,
+    _check_resolution,
 )

@@ -296,7 +296,9 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     monkeypatch.setattr(build, "build_crf", lambda config: pool)
     mesh = sharding.make_mesh()
     loss = build.build_loss(config, np.ones(11))
-    score = evaluate.build_scorer(config, prepared, Model(), loss, mesh, refine=True)
+    score = evaluate.build_scorer(
+        config, prepared, Model(), loss, mesh, refine=True, resolution="scaled"
+    )
     result = score(steps.TrainState(0, 0, {}, {}, (), {}))
 
     place = result.ids.tolist().index(victim)

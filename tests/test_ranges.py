@@ -144,6 +144,10 @@ WORDS = {
         ["", "seen", "a-2.b_"],
         ["../x", "a/b", ".hidden", "a b", "x" * 101, "a\n"],
     ),
+    'flip, scales, both with a comma between, or ""': (
+        ["", "flip", "scales", "flip,scales"],
+        ["mirror", "flip,", "flip scales"],
+    ),
     'text like "Battery=20,Metal=2", or ""': (["", "Battery=20"], ["Battery"]),
 }
 ANYTHING = (["", "a folder/b"], ["a\0b"])
@@ -285,6 +289,14 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         (
             {"loss.region": "tversky", "loss.tversky_alpha": 0.0, "loss.tversky_beta": 0.0},
             "tversky_alpha and tversky_beta are both 0",
+        ),
+        (
+            {"eval.resolution": "scaled", "eval.scale": "tile"},
+            "config.eval.resolution='scaled' and config.eval.scale='tile': scaled images are",
+        ),
+        (
+            {"eval.resolution": "scaled", "eval.tta": "flip"},
+            "config.eval.resolution='scaled' and config.eval.tta='flip': scaled images are",
         ),
         (
             {"data.train_labels": "labels"},

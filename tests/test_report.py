@@ -25,6 +25,10 @@ def figures(**changes):
         "step": 7,
         "skipped_updates": 0,
         "loss": 1.5,
+        "resolution": "original",
+        "image_size": 64,
+        "scale": "tile",
+        "tta": "flip",
         "warnings": [],
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
         "skipped": [],
@@ -101,6 +105,24 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
         assert "updates left out as not finite: 3 of 7" in both
         assert "loss undefined" in both
     assert "loss 1.5000" in format_table(figures())
+
+
+@pytest.mark.parametrize(
+    ("scored", "line"),
+    [
+        ({"resolution": "scaled"}, "pixels of images scaled to 64"),
+        ({}, "pixels of the photographs at their own size, in windows of 64, views: flip"),
+        (
+            {"scale": "fit", "tta": ""},
+            "pixels of the photographs at their own size, scaled to 64",
+        ),
+    ],
+)
+def test_table_and_page_say_which_pixels_were_counted(tmp_path, scored, line):
+    found = figures(**scored)
+    assert line in format_table(found).splitlines()
+    write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
+    assert f"<p>{line}</p>" in (tmp_path / "report.html").read_text()
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):

@@ -13,13 +13,17 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Integer
+from jaxtyping import Array, Float32, Integer, UInt8
 from tqdm import tqdm
 
 from trashseg_jax import build, folders, metrics, steps
-from trashseg_jax.data import audit
+from trashseg_jax.data import audit, scaling
+from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.data.originals import original_batches
+from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
+from trashseg_jax.inference import Segmenter
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
@@ -33,6 +37,7 @@ Batch = dict[str, Any]
 
 NUM_SAMPLES = 12
 REASON_BYTES = 120
+LINES = 64  # of a photograph, counted at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Evaluation:
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
     samples: list[sheet.Sample]
+    resolution: str  # of the pixels that were counted: original or scaled
 
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
@@ -69,7 +75,15 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
     loss_fn = build.build_loss(config, build.build_alpha(config, data))
-    score = build_scorer(config, data, model, loss_fn, mesh, refine=config.crf.enabled)
+    score = build_scorer(
+        config,
+        data,
+        model,
+        loss_fn,
+        mesh,
+        refine=config.crf.enabled,
+        resolution=config.eval.resolution,
+    )
     state = restore(config, workdir, model, tx, mesh)
 
     # The figures.
@@ -132,39 +146,67 @@ def build_scorer(
     mesh: Mesh,
     *,
     refine: bool,
+    resolution: str,
 ) -> Callable[[steps.TrainState], Evaluation]:
-    """Returns a function that scores a state on the split `eval.split`, with the CRF or not."""
-    from trashseg_jax.data import pipeline  # TensorFlow
+    """Returns a function that scores a state on the split `eval.split`, with the CRF or not.
 
+    It counts the pixels of the photographs ("original") or of the images as they are scaled for
+    the network ("scaled").
+    """
+    score_all = {"original": build_original_scores, "scaled": build_scaled_scores}
+    build_scores = choose("eval.resolution", resolution, score_all)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
-    eval_step = steps.make_eval_step(
-        model,
-        loss_fn,
-        normalize=build.build_normalize(config),
-        num_classes=num_classes,
-        probs=refine,
+    scores = build_scores(
+        config, source, model, loss_fn, mesh, num_classes=num_classes, probs=refine
     )
     total = -(-len(source) // config.eval.batch_size)
     pool = build.build_crf(config) if refine else None
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
+    finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
 
     def score(state: steps.TrainState) -> Evaluation:
-        batches = pipeline.eval_batches(
-            source,
-            batch_size=config.eval.batch_size,
-            image_size=config.data.image_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        scored = score_batches(eval_step, state.eval_variables(), batches, mesh)
+        scored = scores(state.eval_variables())
         if pool is None:
-            return collect(scored, sample_at=chosen, num_batches=total)
+            return finish(scored)
         with pool:
-            refined = refine_batches(scored, pool, num_classes=num_classes)
-            return collect(refined, sample_at=chosen, num_batches=total)
+            return finish(refine_batches(scored, pool, num_classes=num_classes))
 
     return score
+
+
+def batch_options(config: Config) -> dict[str, int]:
+    return {
+        "batch_size": config.eval.batch_size,
+        "image_size": config.data.image_size,
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+
+
+def build_scaled_scores(
+    config: Config,
+    source: Any,
+    model: nn.Module,
+    loss_fn: Callable[[Array, Array], Array],
+    mesh: Mesh,
+    *,
+    num_classes: int,
+    probs: bool,
+) -> Callable[[Any], Iterator[Batch]]:
+    """Returns `variables -> batches` with the eval step's outputs."""
+    from trashseg_jax.data import pipeline  # TensorFlow
+
+    normalize = build.build_normalize(config)
+    eval_step = steps.make_eval_step(
+        model, loss_fn, normalize=normalize, num_classes=num_classes, probs=probs
+    )
+
+    def scores(variables: Any) -> Iterator[Batch]:
+        batches = pipeline.eval_batches(source, **batch_options(config))
+        return score_batches(eval_step, variables, batches, mesh)
+
+    return scores
 
 
 def score_batches(
@@ -173,6 +215,115 @@ def score_batches(
     """Adds the eval step's outputs, still on the device, to each batch."""
     for batch in batches:
         yield {**batch, **eval_step(variables, sharding.shard_batch(batch, mesh))}
+
+
+def build_original_scores(
+    config: Config,
+    source: Any,
+    model: nn.Module,
+    loss_fn: Callable[[Array, Array], Array],
+    mesh: Mesh,
+    *,
+    num_classes: int,
+    probs: bool,
+) -> Callable[[Any], Iterator[Batch]]:
+    """Returns `variables -> batches` with the same outputs, of what prediction would write.
+
+    The loss is that of the scaled images, and so are the CRF's `probs`.
+    """
+    del mesh  # the segmenter uses the devices that the variables lie on
+    loss_step = jax.jit(loss_fn)
+
+    def scores(variables: Any) -> Iterator[Batch]:
+        segmenter = Segmenter(
+            model,
+            variables,
+            normalize=build.build_normalize(config),
+            num_classes=num_classes,
+            image_size=config.data.image_size,
+            scale=config.eval.scale,
+            tta=tta_names(config),
+            batch_size=config.eval.batch_size // jax.process_count(),
+        )
+        see = partial(see_photo, segmenter)
+        batches = original_batches(source, see=see, **batch_options(config))
+        return segment_batches(segmenter, loss_step, batches, num_classes=num_classes, probs=probs)
+
+    return scores
+
+
+def tta_names(config: Config) -> tuple[str, ...]:
+    return tuple(config.eval.tta.split(",")) if config.eval.tta else ()
+
+
+def see_photo(segmenter: Segmenter, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Any, Any, Any]:
+    """Returns a photograph in the square, its size there, and what the segmenter needs of it."""
+    if segmenter.tiles:
+        small = scaling.fit_photo(image, segmenter.image_size)
+        return scaling.pad_photo(small, segmenter.image_size), small.shape[:2], image
+    fitted = segmenter.fit(image)
+    return fitted.images[0], fitted.valid[0], fitted
+
+
+def segment_batches(
+    segmenter: Segmenter,
+    loss_step: Callable[[Array, Array], Array],
+    batches: Iterator[Batch],
+    *,
+    num_classes: int,
+    probs: bool,
+) -> Iterator[Batch]:
+    """Adds what is seen in the photographs to each batch.
+
+    A batch comes out when the device has been given the next one, so that it never waits.
+    """
+    waiting: list[tuple[Batch, list[Array]]] = []
+    for batch in batches:
+        if segmenter.tiles or not batch["seen"]:
+            logits = [segmenter.logits(batch["image"])]
+        else:
+            logits = segmenter.view_logits(batch["seen"])
+        batch["loss"] = loss_step(logits[0], segmenter.put(batch["label"], fill=IGNORE_LABEL))
+        if probs:
+            batch["probs"] = jax.nn.softmax(logits[0])
+        waiting.append((batch, logits))
+        if len(waiting) == 2:
+            yield with_classes(segmenter, *waiting.pop(0), num_classes=num_classes)
+    for batch, logits in waiting:
+        yield with_classes(segmenter, batch, logits, num_classes=num_classes)
+
+
+def with_classes(
+    segmenter: Segmenter, batch: Batch, logits: list[Array], *, num_classes: int
+) -> Batch:
+    """Adds `classes`, a list at the photographs' size, `confusion` and the scaled `prediction`."""
+    seen, rows = batch.pop("seen"), len(batch["id"])
+    if segmenter.tiles:
+        segmented = map(segmenter.segment_tiles, seen)
+    else:
+        segmented = segmenter.segment_fitted(seen, logits)
+    classes = [one.classes for one in segmented]
+    prediction = np.zeros_like(batch["label"])
+    for row, found in enumerate(classes):
+        height, width = batch["size"][row].tolist()
+        prediction[row, :height, :width] = scaling.scale_label(found, (height, width))
+    loss = np.asarray(batch["loss"])[:rows]
+    confusion = count_originals(batch, classes, num_classes=num_classes)
+    outputs = {"classes": classes, "prediction": prediction, "loss": loss, "confusion": confusion}
+    return {**batch, **outputs}
+
+
+def count_originals(
+    batch: Batch, classes: list[UInt8[np.ndarray, "_ _"]], *, num_classes: int
+) -> Integer[np.ndarray, "b k k"]:
+    """Counts classes against the labels, at the photographs' size; filling rows count nowhere."""
+    confusion = np.zeros((len(batch["id"]), num_classes, num_classes), np.int64)
+    for row, (encoded, found) in enumerate(zip(batch["encoded"], classes, strict=True)):
+        label = decode_label(encoded)
+        for top in range(0, len(label), LINES):  # which stay in the processor's cache
+            lines = label[None, top : top + LINES], found[None, top : top + LINES]
+            confusion[row] += metrics.count_confusion(*lines, num_classes=num_classes)[0]
+    return confusion
 
 
 def refine_batches(
@@ -206,7 +357,11 @@ def submit_rows(
 
 
 def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Batch:
-    """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label."""
+    """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label.
+
+    Counted at the photographs' size, where the batch has them, they are enlarged to the nearest
+    pixel.
+    """
     refined = np.zeros_like(batch["label"])
     reasons = [""] * len(refined)
     for row, future in zip(np.flatnonzero(batch["mask"]), futures, strict=True):
@@ -214,17 +369,42 @@ def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Ba
         try:
             classes = future.result()
         except pool.CrfError as error:
-            classes = sharding.local_rows(batch["prediction"])[row, :height, :width]
+            classes = predicted_rows(batch)[row, :height, :width]
             reasons[row] = str(error)
         refined[row, :height, :width] = classes
-    confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
+    if "encoded" in batch:
+        enlarged = enlarge_refined(batch, refined, reasons)
+        confusion = count_originals(batch, enlarged, num_classes=num_classes)
+    else:
+        confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
     # As numbers: only these travel between processes.
     unrefined = np.array(reasons, f"S{REASON_BYTES}").view(np.uint8).reshape(-1, REASON_BYTES)
     return {**batch, "refined": refined, "refined_confusion": confusion, "unrefined": unrefined}
 
 
+def predicted_rows(batch: Batch) -> UInt8[np.ndarray, "b h w"]:
+    prediction = batch["prediction"]
+    return prediction if isinstance(prediction, np.ndarray) else sharding.local_rows(prediction)
+
+
+def enlarge_refined(
+    batch: Batch, refined: UInt8[np.ndarray, "b h w"], reasons: list[str]
+) -> list[UInt8[np.ndarray, "_ _"]]:
+    """Returns refined rows at the photographs' size; one that failed as it was predicted."""
+    enlarged = []
+    for row, classes in enumerate(batch["classes"]):
+        height, width = batch["size"][row].tolist()
+        inner = refined[row, :height, :width]
+        enlarged.append(classes if reasons[row] else scaling.scale_label(inner, classes.shape))
+    return enlarged
+
+
 def collect(
-    scored: Iterator[Batch], *, sample_at: Integer[np.ndarray, "s"], num_batches: int
+    scored: Iterator[Batch],
+    *,
+    sample_at: Integer[np.ndarray, "s"],
+    num_batches: int,
+    resolution: str,
 ) -> Evaluation:
     """Returns ids and confusion matrices of all valid rows, and samples at the places named.
 
@@ -240,7 +420,7 @@ def collect(
         if rows.size and jax.process_count() == 1:
             samples += take_samples(batch, rows)
         place += len(batch["id"])
-    return gather(kept, samples)
+    return gather(kept, samples, resolution=resolution)
 
 
 def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sample]:
@@ -250,7 +430,7 @@ def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sam
     return [sheet.Sample(*four) for four in pictures]
 
 
-def gather(kept: dict[str, list], samples: list[sheet.Sample]) -> Evaluation:
+def gather(kept: dict[str, list], samples: list[sheet.Sample], *, resolution: str) -> Evaluation:
     """Joins the batches of all processes and drops the rows that only fill up the last one."""
     joined = {
         key: np.concatenate([sharding.to_host(value) for value in kept[key]])
@@ -261,7 +441,9 @@ def gather(kept: dict[str, list], samples: list[sheet.Sample]) -> Evaluation:
     texts = valid.get("unrefined", np.zeros((len(ids), 0), np.uint8))
     reasons = [bytes(text).rstrip(b"\0").decode() for text in texts]
     unrefined = {int(i): reason for i, reason in zip(ids, reasons, strict=True) if reason}
-    return Evaluation(ids, valid["loss"], valid["confusion"], refined, unrefined, samples)
+    return Evaluation(
+        ids, valid["loss"], valid["confusion"], refined, unrefined, samples, resolution
+    )
 
 
 def summarize(
@@ -292,6 +474,7 @@ def summarize(
         "dataset": config.data.name,
         "split": config.eval.split,
         "step": step,
+        **describe_scoring(config, result.resolution),
         "skipped_updates": skipped,
         "loss": loss if math.isfinite(loss) else None,
         **summary(result.confusion),
@@ -299,6 +482,17 @@ def summarize(
         "skipped": data.problems,
         "data_notes": data.notes,
         "warnings": warnings,
+    }
+
+
+def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
+    """Returns how the images were shown to the network, and at which size its classes counted."""
+    own = resolution == "original"
+    return {
+        "resolution": resolution,
+        "image_size": config.data.image_size,
+        "scale": config.eval.scale if own else "fit",
+        "tta": config.eval.tta if own else "",
     }
 
 

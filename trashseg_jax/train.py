@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
 
 # Options that the figures of given weights depend on.
-SCORING = ("data.image_size", "eval.split", "eval.common_share", "crf.", "loss.")
+SCORING = (
+    "data.image_size",
+    *(f"eval.{key}" for key in ("split", "common_share", "resolution", "scale", "tta")),
+    "crf.",
+    "loss.",
+)
 PICTURE_EVERY = 3  # one in this many of an evaluation's samples is drawn for TensorBoard
 
 
@@ -76,8 +81,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
     loss_fn = build.build_loss(config, alpha)
-    score = build_scorer(config, data, model, loss_fn, mesh, refine=False)
-    score_last = build_scorer(config, data, model, loss_fn, mesh, refine=config.crf.enabled)
+    build_score = partial(build_scorer, config, data, model, loss_fn, mesh)
+    score = build_score(refine=False, resolution="scaled")
+    resolution, refine = config.eval.resolution, config.crf.enabled
+    score_last = build_score(refine=refine, resolution=resolution)
     report = partial(summarize, config, data, warnings=warnings)
     device = sharding.describe_devices()
     derived = {**describe_classes(data, alpha, image_weights), "device": device}
@@ -150,7 +157,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         # The figures and the page.
         step, skipped = max(first, total), int(state.skipped)
         check_skipped(skipped, steps=step)
-        if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
+        # The run had ended before, or the figures are others than those during training.
+        if result is None or refine or resolution != "scaled":
             result = score_last(state)
         figures = report(result, step=step, skipped=skipped, resamples=metrics.RESAMPLES)
         if jax.process_index() == 0:
@@ -203,7 +211,7 @@ def finished_figures(workdir: Path, step: int, changes: Changes) -> dict[str, An
     """
     path, changed = workdir / "metrics.json", ", ".join(changes)
     figures = json.loads(path.read_text()) if path.exists() else {}
-    if figures.get("step") == step and "skipped_updates" in figures:  # an older version's lacks it
+    if figures.get("step") == step and "resolution" in figures:  # an older version's lacks it
         also = f"; {changed} differ from the run's and change nothing" if changes else ""
         print(
             f"{workdir}: this run is finished, at step {step}, and nothing is trained{also}; "

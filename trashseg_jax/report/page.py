@@ -13,6 +13,7 @@ from trashseg_jax.report.table import (
     SUMMARY,
     class_scores,
     data_notes,
+    describe_scoring,
     format_number,
     score_titles,
     total_scores,
@@ -29,6 +30,7 @@ def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
     title = html.escape(f"{figures['dataset']}/{figures['split']}, step {figures['step']}")
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in data_notes(figures))
     about = f"<p>{figures['num_images']} images, loss {format_number(figures['loss'])}</p>"
+    about += f"<p>{html.escape(describe_scoring(figures))}</p>"
     body = f"<h1>{title}</h1>{about}{_summary_html(figures)}{notes}{_curve_svg(log)}{picture}"
     body += f"<h2>Confusion (rows: truth, share of the row)</h2>{_confusion_html(figures)}"
     style = (

@@ -42,7 +42,17 @@ def format_table(figures: dict[str, Any]) -> str:
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
         f"step {figures['step']}, loss {format_number(figures['loss'])}"
     )
+    lines.append(describe_scoring(figures))
     return "\n".join([*lines, *data_notes(figures)])
+
+
+def describe_scoring(figures: dict[str, Any]) -> str:
+    """Returns which pixels were counted, and how the network saw the photographs."""
+    if figures["resolution"] == "scaled":
+        return f"pixels of images scaled to {figures['image_size']}"
+    shown = {"fit": "scaled to", "tile": "in windows of"}[figures["scale"]]
+    views = f", views: {figures['tta']}" if figures["tta"] else ""
+    return f"pixels of the photographs at their own size, {shown} {figures['image_size']}{views}"
 
 
 def format_balance(derived: dict[str, Any]) -> str:
