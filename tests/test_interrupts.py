@@ -84,7 +84,7 @@ def train(argv):
 
 main.main = train
 sys.argv = sys.argv[:1]
-main.run()
+main.run(main.main, main.parse_flags)
 """
 
 

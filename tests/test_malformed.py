@@ -118,7 +118,7 @@ for folder in sys.argv[1:]:
         f"--config.data.cache_dir={folder}/cache", f"--workdir={folder}/run"]
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
-            main.run()
+            main.run(main.main, main.parse_flags)
             code = 0
         except SystemExit as exit:
             code = exit.code

@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": ("trashseg_jax.main", ["--mode=train"]),
     "evaluate": ("trashseg_jax.main", ["--mode=evaluate"]),
+    "predict": ("trashseg_jax.predict", []),
 }
 USAGE = """\
 usage: trashseg COMMAND [--FLAG=VALUE ...]
@@ -14,6 +15,7 @@ usage: trashseg COMMAND [--FLAG=VALUE ...]
   trashseg train --config=reference                      the demo, a few minutes on a CPU
   trashseg train --config=focal_balanced:aistage --config.data.dir=FOLDER
   trashseg evaluate --workdir=runs/NAME
+  trashseg predict --model=runs/NAME --input=photos/ --output=out/
 
 trashseg COMMAND --help lists the flags of a command."""
 

@@ -47,10 +47,14 @@ class Segmenter:
             h, w = max(1, round(height * factor)), max(1, round(width * factor))
             scaled = image
             if (h, w) != (height, width):
-                scaled = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+                scaled = np.asarray(
+                    Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)
+                )
             padding = ((0, self._size - h), (0, self._size - w), (0, 0))
             logits: Any = self._apply(self._variables, np.pad(scaled, padding)[None])
-            logits = jax.image.resize(logits[0, :h, :w], (height, width, logits.shape[-1]), "linear")
+            logits = jax.image.resize(
+                logits[0, :h, :w], (height, width, logits.shape[-1]), "linear"
+            )
             probs = np.asarray(jax.nn.softmax(logits), np.float16)
             classes = np.asarray(jnp.argmax(logits, -1), np.uint8)
             yield Segmented(classes, probs.max(-1), probs if self._keep_probs else None)

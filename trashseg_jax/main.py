@@ -6,6 +6,7 @@ import difflib
 import gc
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,11 +198,11 @@ def check_devices() -> None:
     sharding.describe_devices()
 
 
-def run() -> None:
-    """Runs `main`; shows what it expects to go wrong as one line, with an exit code of its own."""
+def run(command: Callable[[list[str]], Any], parse: Callable[[list[str]], list[str]]) -> None:
+    """Runs a command line; what it expects to go wrong is one line and an exit code of its own."""
     raise_on_signals()
     try:
-        app.run(main, flags_parser=parse_flags)
+        app.run(command, flags_parser=parse)
     except Interrupted as error:
         print(error, file=sys.stderr)
         processes.leave(error.exit_code)
@@ -214,4 +215,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    run(main, parse_flags)
