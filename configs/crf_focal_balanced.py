@@ -1,4 +1,4 @@
-"""Focal loss with balanced alpha, its predictions refined by a dense CRF in the evaluation."""
+"""Focal loss, balanced class weights (alpha), predictions refined by a dense CRF at the end."""
 
 from trashseg_jax.configs import focal_balanced
 

@@ -1,4 +1,4 @@
-"""Every key and its default. An experiment's file states only its differences."""
+"""Every key and its default; its range is in ranges.py. An experiment states its differences."""
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -43,7 +43,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "learning_rate": 1e-3,
             "weight_decay": 1e-2,
             "schedule": "cosine",  # constant, cosine, polynomial
-            "warmup_steps": 200,
+            "warmup_steps": 200,  # a tenth of --config.train.steps where it would outlast them
             "clip_norm": 1.0,  # 0: no clipping
         }
     )
@@ -103,7 +103,7 @@ def _data(dataset: str) -> ConfigDict:
             "format": "masks" if dataset == "masks" else "coco",
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
-            # Below `dir`, "" where they are found by themselves: the folders of a split's images and
+            # Below `dir`, "" where they are found by themselves: folders of a split's images and
             # of its label images (docs/class_maps.md), and texts or jsons that list its names.
             **dict.fromkeys(("train_images", "train_labels", "val_images", "val_labels"), ""),
             **dict.fromkeys(("train_list", "val_list"), ""),
@@ -156,8 +156,9 @@ def _loss() -> ConfigDict:
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency
             "alpha_beta": 0.999,  # of effective_number: counts level off at 1 / (1 - beta)
-            # An image's sum is divided by its valid pixels (mean), by their alphas (alpha), or by
-            # all of its pixels (reference; focal then has the reference's 1e-8 too).
+            # An image's sum is divided by its valid pixels (mean), by the sum of their class
+            # weights (alpha), or by all of its pixels (reference; focal then has the reference's
+            # 1e-8 too).
             "reduction": "mean",
             # Added with this weight: none, dice, lovasz, tversky.
             "region": "none",

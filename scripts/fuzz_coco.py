@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["trashseg_jax.data"]):
     from trashseg_jax.data import records, taxonomy
     from trashseg_jax.data.formats import coco
 
+from trashseg_jax.configs import default
 from trashseg_jax.errors import InputError
 
 HEIGHT, WIDTH = 12, 16
@@ -69,32 +70,22 @@ def seeds() -> list[bytes]:
     ]
 
 
-def _of_masks(field: dataclasses.Field) -> bool:
-    """Whether an option of DataFolder is one of label images."""
-    return field.name.endswith(("_images", "_labels", "_list", "_suffix"))
-
-
 def make_target(folder: Path):
     """Returns the function that the fuzzer calls with bytes."""
     for name in ("a.png", "b.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
     json_file = folder / "train.json"
-    given = records.DataFolder(
-        path=folder,
-        class_map=CLASS_MAP,
-        train_file=json_file.name,
-        val_file=json_file.name,
-        **{field.name: "" for field in dataclasses.fields(records.DataFolder) if _of_masks(field)},
-        val_fraction=0.5,
-        paint_order="area",
-        skip_bad=False,
-    )
+    defaults = default.get_config("coco").data
+    names = [field.name for field in dataclasses.fields(records.DataFolder)]
+    options = {name: defaults[name] for name in names if name not in ("path", "class_map")}
+    given = records.DataFolder(path=folder, class_map=CLASS_MAP, **options)
 
     def target(data: bytes) -> None:
         json_file.write_bytes(data)
-        for skip_bad in (False, True):
+        for skip_bad, boxes in ((False, "refuse"), (True, "refuse"), (True, "ignore")):
+            one = dataclasses.replace(given, skip_bad=skip_bad, boxes=boxes)
             try:
-                listed, _ = coco.read_coco(json_file, dataclasses.replace(given, skip_bad=skip_bad))
+                listed, _ = coco.read_coco(json_file, one, split="train")
             except InputError as error:
                 if str(json_file) not in str(error) or len(str(error).splitlines()) != 1:
                     raise AssertionError(f"not one line with the file: {error}") from error

@@ -102,7 +102,7 @@ def main() -> None:
 
 def make_table(options: argparse.Namespace, extra: list[str]) -> None:
     """Runs what has not been run yet, and writes the table."""
-    out = Path(options.out or f"runs/table-{options.dataset}")
+    out = Path(settings.expand_home(options.out or f"runs/table-{options.dataset}"))
     runs = [
         (e, out / f"{e.config}-seed{seed}", [*run_flags(options, e, seed), *extra])
         for seed in range(options.seeds)

@@ -21,12 +21,12 @@ def test_annotation_ratio_does_not_look_at_the_background():
 
 
 def test_counts_are_pixels_images_and_annotations():
-    pixels = np.array([[90, 10, 0], [50, 0, 0], [0, 7, 3]])
-    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 1, 4]])
+    pixels = np.array([[90, 10, 0], [50, 0, 0], [40, 0, 0], [0, 7, 3]])
+    annotations = np.array([[0, 2, 0], [0, 0, 0], [0, 0, 0], [0, 1, 4]])
     counts = alphas.class_counts(pixels, annotations)
-    assert counts["pixels"].tolist() == [140, 17, 3]
-    assert counts["images"].tolist() == [2, 2, 1]
-    assert counts["annotations"].tolist() == [2, 3, 4]  # the background: its two images
+    assert counts["pixels"].tolist() == [180, 17, 3]
+    assert counts["images"].tolist() == [3, 2, 1]
+    assert counts["annotations"].tolist() == [3, 3, 4]  # the background: its three images
 
 
 def test_inverse_frequency_of_power_one_is_total_over_classes_times_count():
@@ -48,6 +48,12 @@ def test_median_frequency_counts_only_images_with_the_class():
     """Frequencies 120/200, 60/200 and 20/100 (it occurs in the second image alone)."""
     pixels = np.array([[70, 30, 0], [50, 30, 20]])
     np.testing.assert_allclose(alphas.median_frequency(pixels), [0.5, 1, 1.5])
+
+
+def test_median_is_of_the_frequencies_of_classes_that_occur():
+    """Of 0.2, 0.3 and 0.6, so 0.3; with an absent class's 0 it would be 0.25."""
+    pixels = np.array([[0, 70, 30, 0], [0, 50, 30, 20]])
+    np.testing.assert_allclose(alphas.median_frequency(pixels), [0, 0.5, 1, 1.5])
 
 
 def test_effective_number_of_small_counts():

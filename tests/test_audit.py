@@ -69,17 +69,25 @@ def test_a_split_within_the_other_is_refused_unless_allowed(tmp_path, train_seed
     assert line.startswith(f"2 of {len(val_seeds)} ")
 
 
-@pytest.mark.parametrize("name", ["./train.json", "link.json"])
-def test_one_json_under_two_names_is_noticed(tmp_path, name):
+def test_one_json_under_two_names_is_noticed(tmp_path):
     write_split(tmp_path, "train", [1, 2])
     (tmp_path / "link.json").symlink_to("train.json")
     with pytest.raises(InputError, match="all 2 images of val are in train as well"):
-        check(prepare(tmp_path, val_file=name))
+        check(prepare(tmp_path, val_file="link.json"))
 
 
-def test_a_share_held_out_of_one_json_is_no_overlap(tmp_path):
+@pytest.mark.parametrize("name", ["train.json", "./train.json"])
+def test_a_share_held_out_of_one_json_is_no_overlap(tmp_path, name):
     write_split(tmp_path, "train", range(10))
-    assert check(prepare(tmp_path, val_file="train.json")) == []
+    assert check(prepare(tmp_path, val_file=name)) == []
+
+
+def test_copies_within_a_json_of_which_a_share_is_held_out_are_named_and_not_refused(tmp_path):
+    images = {f"{i}.png": pixels(0) for i in range(4)}
+    objects = [{"file_name": n, "category": "Paper", "segmentation": OBJECT} for n in images]
+    write_coco_folder(tmp_path, images=images, annotations=objects)
+    (line,) = check(prepare(tmp_path, val_file="train.json", val_fraction=0.25))
+    assert line.startswith("1 of 1 validation images are training images as well")
 
 
 # Objects that cover a whole image, of a category that the class map leaves out.
@@ -126,7 +134,7 @@ def test_warnings_are_in_the_output_the_metrics_and_the_page(
     shutil.copy(first, second)
     config = tiny_config()
     config.data.dir = str(folder)
-    config.train.steps = 1
+    config.train.steps, config.optimizer.warmup_steps = 1, 0
     figures = train.train(config, tmp_path / "run")
     (line,) = figures["warnings"]
     assert line.startswith("1 of 5 validation images are training images as well: ")
@@ -141,7 +149,9 @@ def test_warnings_are_in_the_output_the_metrics_and_the_page(
 
 def test_refused_data_leave_no_run(tiny_config, demo_folder, tmp_path):
     config = tiny_config()
-    config.data.val_file = "./train.json"
+    config.data.dir = str(shutil.copytree(demo_folder, tmp_path / "data"))
+    (tmp_path / "data/link.json").symlink_to("train.json")
+    config.data.val_file = "link.json"
     with pytest.raises(InputError, match="all 12 images of val are in train as well"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

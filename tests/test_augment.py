@@ -42,15 +42,53 @@ def test_jitter_changes_colours_but_no_label_and_depends_on_the_key(name):
     assert first["image"].dtype == jnp.uint8
 
 
+def test_factors_reach_both_ends_of_their_range():
+    """Of 64 uniform draws each end's fifth stays empty once in 10^6."""
+    batch = {**BATCH, "image": jnp.full_like(IMAGE, 100)}
+    change = augment.make_augment(**{**OFF, "brightness": 0.5})
+    grey = np.asarray(change(jax.random.key(0), batch)["image"])
+    assert 50 <= grey.min() < 70
+    assert 130 < grey.max() <= 150
+
+
 def test_adjustments_do_what_their_names_say():
     image = jnp.full((1, 2, 2, 3), 100.0).at[0, 0, 0].set(jnp.array([200.0, 50.0, 20.0]))
     two, zero = jnp.full((1, 1, 1, 1), 2.0), jnp.zeros((1, 1, 1, 1))
-    np.testing.assert_allclose(augment.adjust_brightness(image, two)[0, 1, 1], 200)
-    np.testing.assert_allclose(augment.adjust_brightness(image, two)[0, 0, 0, 0], 255)
-    flat = augment.adjust_contrast(image, zero)
+    np.testing.assert_allclose(augment.adjust_brightness(image, two, None)[0, 1, 1], 200)
+    np.testing.assert_allclose(augment.adjust_brightness(image, two, None)[0, 0, 0, 0], 255)
+    flat = augment.adjust_contrast(image, zero, None)
     np.testing.assert_allclose(flat, augment.luma(image).mean(), rtol=1e-6)
-    grey = augment.adjust_saturation(image, zero)[0, 0, 0]
+    grey = augment.adjust_saturation(image, zero, None)[0, 0, 0]
     np.testing.assert_allclose(grey, colorsys.rgb_to_yiq(200, 50, 20)[0], rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize(("height", "width"), [(4, 8), (8, 5), (8, 8)])
+def test_letterboxed_content_is_jittered_as_if_it_were_the_image(name, height, width):
+    """Whatever part of it is ignored; the padding stays black, wherever a flip puts it."""
+    content = jnp.asarray(RNG.integers(0, 256, (64, height, width, 3)), jnp.uint8)
+    label = content[..., 0].at[:, 0].set(255)
+    pad = [(0, 0), (0, 8 - height), (0, 8 - width)]
+    fitted = {
+        "image": jnp.pad(content, [*pad, (0, 0)]),
+        "label": jnp.pad(label, pad, constant_values=255),
+        "size": jnp.tile(jnp.array([height, width], jnp.int32), (64, 1)),
+    }
+    change, key = augment.make_augment(**{**OFF, name: 0.5, "flip": True}), jax.random.key(0)
+    actual = change(key, fitted)
+    assert actual.keys() == fitted.keys()
+    alone = change(key, {"image": content, "label": label})
+    flipped = np.any(actual["label"][:, 1, :width] != label[:, 1], axis=1)
+    assert flipped.any()
+    assert not flipped.all()
+    for i in range(64):
+        left = 8 - width if flipped[i] else 0
+        expected = np.zeros((8, 8, 3))
+        expected[:height, left : left + width] = alone["image"][i]
+        np.testing.assert_allclose(actual["image"][i], expected, atol=1)  # a rounding apart
+        np.testing.assert_array_equal(actual["image"][i, height:], 0)
+        np.testing.assert_array_equal(actual["image"][i, :, left + width :], 0)
+        np.testing.assert_array_equal(actual["image"][i, :, :left], 0)
 
 
 def test_normalize_is_the_published_formula():

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures_coco import box, data_folder, write_coco_folder
+from PIL import Image
 
 from trashseg_jax.data import builder, copies, records
 from trashseg_jax.data.formats import coco
+from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.errors import InputError
 
@@ -35,6 +38,23 @@ def test_records_are_the_jsons_images_in_its_order(prepared, demo_folder):
     assert [source[i]["id"] for i in range(len(source))] == [image["id"] for image in listed]
     stored = prepared.builder.as_data_source("train")
     assert stored[3]["file_name"].decode() == listed[3]["file_name"]
+
+
+def test_ids_in_any_order_leave_records_and_counts_in_the_jsons(folder, tmp_path):
+    """TFDS sorts examples by their keys: counts by place would be those of other images."""
+    content = json.loads((folder / "train.json").read_text())
+    for image in content["images"]:
+        image["id"] = 100 - image["id"]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = 100 - annotation["image_id"]
+    (folder / "train.json").write_text(json.dumps(content))
+    data = prepare(folder, tmp_path / "cache")
+    source = data.source("train")
+    assert [one["id"] for one in source] == [image["id"] for image in content["images"]]
+    assert [name for name, _ in data.images("train")] == [i["file_name"] for i in content["images"]]
+    for one, counts in zip(source, data.counts("train")[0], strict=True):
+        labels = decode_label(one["label"]).ravel()
+        np.testing.assert_array_equal(np.bincount(labels, minlength=11), counts)
 
 
 def test_jpegs_are_stored_byte_for_byte_and_labels_as_painted(prepared, demo_folder):
@@ -170,7 +190,7 @@ def test_one_json_is_split_by_file_name_alone(tmp_path):
         images = dict.fromkeys(names, PIXELS)
         write_coco_folder(folder, images=images, json_name="annotations.json")
         both = {"train_file": "annotations.json", "val_file": "annotations.json"}
-        splits, _ = coco.read_splits(data_folder(folder, **both, val_fraction=0.25))
+        splits = coco.read_splits(data_folder(folder, **both, val_fraction=0.25)).records
         return {k: {r.file_name for r in v} for k, v in splits.items()}
 
     names = [f"{i}.png" for i in range(40)]
@@ -187,6 +207,38 @@ def test_annotations_outside_the_image_are_counted(tmp_path):
     write_coco_folder(tmp_path / "data", images={"a.png": PIXELS}, annotations=[outside])
     shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
     assert prepare(tmp_path / "data", tmp_path / "cache").notes == {"clipped": 2}  # in each split
+
+
+def undecodable_jpeg():
+    """Returns a JPEG that Pillow reads and TensorFlow refuses, for a marker within its scan."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=80)
+    data, scan = file.getvalue(), file.getvalue().index(b"\xff\xda")
+    for at in range(len(data) // 2, len(data) - 2):
+        assert at > scan
+        spoiled = data[:at] + b"\xff\xe0" + data[at:]
+        try:
+            Image.open(io.BytesIO(spoiled)).load()
+        except OSError:
+            continue
+        try:
+            tf.io.decode_image(spoiled, channels=3)
+        except tf.errors.InvalidArgumentError:
+            return spoiled
+    raise AssertionError("there is none")
+
+
+def test_a_jpeg_that_tensorflow_refuses_is_stored_as_one_that_it_decodes(tmp_path):
+    data = undecodable_jpeg()
+    one = {"file_name": "a.jpg", "category": "Paper", "segmentation": [box(1, 1, 6, 4)]}
+    write_coco_folder(tmp_path / "data", images={"a.jpg": data}, annotations=[one])
+    shutil.copy(tmp_path / "data" / "train.json", tmp_path / "data" / "val.json")
+    prepared = prepare(tmp_path / "data", tmp_path / "cache")
+    assert prepared.notes == {"encoded_again": 2}  # in each split
+    decoded = tf.io.decode_image(prepared.source("train")[0]["image"], channels=3).numpy()
+    seen = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.abs(decoded.astype(int) - seen).mean() < 6  # of 255: noise, at quality 95
 
 
 def test_a_split_that_skipping_leaves_empty_is_refused_with_the_first_fault(folder, tmp_path):

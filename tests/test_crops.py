@@ -22,6 +22,35 @@ def test_boxes_lie_within_the_image_and_reach_all_of_it():
     assert max(top.min(), left.min(), below.min(), beside.min()) < 10
 
 
+def test_every_place_where_a_box_fits_is_as_likely():
+    """Of 3x3 in 4x5 pixels: two rows times three columns. Chi-square, 5 degrees of freedom."""
+    share = 9 / 20
+    top, left, height, width = draw((4, 5), count=1200, area=(share, share), ratio=(1.0, 1.0))
+    assert set(height) == set(width) == {3}
+    counts = np.bincount(3 * top + left, minlength=6)
+    assert len(counts) == 6
+    assert ((counts - 200) ** 2 / 200).sum() < 20.52  # its 99.9 % quantile
+
+
+def test_boxes_may_be_as_high_or_as_wide_as_the_image():
+    """Of 4x4 in 4x6 pixels and in 6x4: drawn, not the one in the middle where none fits."""
+    share = 16 / 24
+    for shape, axis in (((4, 6), 1), ((6, 4), 0)):
+        corner = draw(shape, count=40, area=(share, share), ratio=(1.0, 1.0))[axis]
+        assert set(corner) == {0, 1, 2}
+
+
+def test_ten_boxes_are_tried():
+    """Of 2^-0.1 of a square one in ten fits in: those of a logarithm within a tenth of its range.
+
+    So 0.9^10 of the images fall back to the whole, within 4 standard deviations of 1,000.
+    """
+    share = 2**-0.1
+    _, _, height, width = draw((1000, 1000), area=(share, share))
+    fallen = np.mean((height == 1000) & (width == 1000))
+    assert abs(fallen - 0.9**10) < 4 * np.sqrt(0.35 * 0.65 / 1000)
+
+
 @pytest.mark.parametrize(
     ("shape", "area"), [((3000, 3000), (0.1, 0.4)), ((2000, 3000), (0.1, 0.3))]
 )
@@ -37,10 +66,31 @@ def test_area_is_uniform_and_so_is_the_logarithm_of_the_ratio(shape, area):
     assert abs(np.corrcoef(share, aspect)[0, 1]) < 4 / np.sqrt(2000)
 
 
-def test_boxes_that_cannot_fit_are_the_whole_image():
-    assert np.all(
-        draw((10, 1000), count=20, area=(0.9, 1.0), ratio=(0.9, 1.1)).T == [0, 0, 10, 1000]
-    )
+def torchvision_fallback(height, width, ratio):
+    """The end of RandomResizedCrop.get_params, from torchvision's source."""
+    in_ratio = width / height
+    if in_ratio < min(ratio):
+        w = width
+        h = round(w / min(ratio))
+    elif in_ratio > max(ratio):
+        h = height
+        w = round(h * max(ratio))
+    else:
+        w = width
+        h = height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize("shape", [(10, 1000), (1001, 10), (101, 100), (7, 8), (3, 2), (1, 1)])
+def test_boxes_that_cannot_fit_are_torchvisions_middle_of_the_image(shape):
+    """None of more than the image's area does."""
+    boxes = draw(shape, count=5, area=(2.0, 3.0), ratio=(0.9, 1.1)).T
+    assert np.all(boxes == torchvision_fallback(*shape, (0.9, 1.1)))
+
+
+def test_panorama_is_cut_to_its_middle_not_squashed():
+    assert np.all(draw((10, 1000), count=5, area=(0.9, 1.0)).T == [0, 490, 10, 20])
+    assert np.all(draw((1000, 1), count=5, area=(0.9, 1.0), ratio=(3.0, 4.0)).T == [499, 0, 1, 1])
 
 
 def test_seed_and_position_decide():

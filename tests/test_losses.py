@@ -94,6 +94,14 @@ def test_focal_equals_its_formula(gamma):
             np.testing.assert_allclose(actual[image], sum(pixels) / divisor, rtol=1e-5)
 
 
+def test_focal_stays_exact_for_pixels_that_are_nearly_right():
+    """Two classes, 8 apart: 1 - p = 1 / (1 + e^8), 3e-4, far above where the power is clamped."""
+    logits = jnp.array([[[[8.0, 0.0]]]])
+    rest = 1 / (1 + np.exp(8.0))
+    actual = focal(logits, jnp.zeros((1, 1, 1), int), gamma=2.0, alpha=jnp.ones(2))
+    np.testing.assert_allclose(actual, -(rest**2) * np.log1p(-rest), rtol=1e-3)
+
+
 @pytest.mark.parametrize("gamma", [2.0, 5.0])
 def test_reference_reduction_equals_the_references_formula(gamma):
     """p = softmax + 1e-8; the mean over all pixels. At these logits the 1e-8 decides."""

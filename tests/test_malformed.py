@@ -152,10 +152,9 @@ def test_the_command_line_says_it_in_one_line_and_writes_nothing(tmp_path):
     assert result.stderr == ""
     for name, folder, line in zip(names, folders, result.stdout.splitlines(), strict=True):
         code, stderr = json.loads(line)
-        *progress, error, end = stderr.split("\n")
+        error, end = stderr.split("\n")
         assert (code, end) == (2, "")
         assert error.startswith(f"error: {folder}/data/{CASES[name].file}: ")
         assert CASES[name].named[-1] in error
-        assert len(progress) == ("photo" in name)  # photographs are looked at one by one
         assert not list((folder / "cache").rglob("*/*/"))
         assert not (folder / "run").exists()

@@ -91,6 +91,17 @@ def test_common_mean_leaves_out_rare_classes():
     assert figures["miou"] == (98 / 99 + 1 + 0) / 3
 
 
+def test_figures_by_hand():
+    """Truth 6, 3 and 1 of ten pixels; predicted 5, 5 and 0."""
+    figures = summarize(np.array([[[4, 2, 0], [0, 3, 0], [1, 0, 0]]]), common_share=0.3)
+    assert figures["pixel_accuracy"] == 7 / 10
+    assert figures["pixel_share"] == {"a": 0.6, "b": 0.3, "c": 0.1}
+    assert figures["iou"] == {"a": 4 / 7, "b": 3 / 5, "c": 0}
+    assert figures["mean_dice"] == pytest.approx((8 / 11 + 6 / 8 + 0) / 3)
+    # A class with exactly the share counts.
+    assert figures["miou_common"] == pytest.approx((4 / 7 + 3 / 5) / 2)
+
+
 def test_per_image_mean_weighs_images_alike():
     perfect = np.diag([10, 0, 0])
     wrong = np.array([[0, 0, 1000], [0, 0, 0], [0, 0, 0]])
@@ -108,23 +119,84 @@ def test_everything_ignored_is_undefined_not_an_error():
     assert figures["pixel_accuracy"] is None
 
 
-def test_interval_is_that_of_all_resamples_where_they_can_be_listed():
-    """Three images, 27 resamples alike in probability: quantiles of 20,000 draws against them."""
-    parts = RNG.integers(0, 50, (3, K, K))
-    means = [
-        metrics.iou(parts[list(d)].sum(0)).mean() for d in itertools.product(range(3), repeat=3)
-    ]
+def resample_mean(parts, drawn):
+    """The mean over the whole set's classes; one that was not drawn keeps its IoU."""
+    whole, scores = metrics.iou(parts.sum(0)), metrics.iou(parts[list(drawn)].sum(0))
+    return np.nanmean(np.where(np.isnan(scores), whole, scores))
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_interval_is_that_of_all_resamples_where_they_can_be_listed(rare):
+    """Three images, 27 resamples alike in probability; the rare class is in the first alone."""
+    parts = RNG.integers(1, 50, (3, K, K))
+    if rare:
+        parts[1:, 4] = parts[1:, :, 4] = 0
+        parts[:, 3] = parts[:, :, 3] = 0  # and one that is in none
+    means = [resample_mean(parts, drawn) for drawn in itertools.product(range(3), repeat=3)]
+    # The lowest has a probability of 1/27 or more, the highest too: beyond the quantiles.
     actual = metrics.bootstrap_interval(parts, resamples=20_000)
-    # One or two of the 27 lie beyond each quantile, so it is one of them itself.
-    assert actual == pytest.approx([np.quantile(means, 0.025, method="inverted_cdf"), max(means)])
+    assert actual == pytest.approx([min(means), max(means)])
+
+
+def test_interval_equals_a_loop_over_the_resamples():
+    parts = RNG.integers(0, 50, (9, K, K)) * (RNG.random((9, K, 1)) < 0.3)
+    parts[:, 2] = parts[:, :, 2] = 0
+    draws = np.random.default_rng(0)
+    means = []
+    for _ in range(300):
+        counts = draws.multinomial(9, np.full(9, 1 / 9))
+        means.append(resample_mean(parts, np.repeat(np.arange(9), counts)))
+    actual = metrics.bootstrap_interval(parts, resamples=300)
+    assert actual == pytest.approx(np.quantile(means, (0.025, 0.975)))
+
+
+def rarely_hit(classes):
+    """An image a class, and one pixel of it: all missed but those of every tenth class."""
+    parts = np.zeros((classes, classes + 1, classes + 1), int)
+    for c in range(1, classes + 1):
+        parts[c - 1, 0, 0] = 1000
+        parts[c - 1, c, c if c % 10 == 0 else 0] = 1
+    return parts
+
+
+def large_missed_and_small_hit(classes):
+    """Each class in two images: a thousand pixels missed, one hit. A resample of one is 0 or 1."""
+    parts = np.zeros((2 * classes, classes + 1, classes + 1), int)
+    for c in range(1, classes + 1):
+        parts[2 * c - 2, c, 0] = 1000
+        parts[2 * c - 1, c, c] = 1
+    return parts
+
+
+@pytest.mark.parametrize("make", [rarely_hit, large_missed_and_small_hit])
+@pytest.mark.parametrize("classes", [2, 60])
+def test_interval_contains_its_mean_however_rare_the_classes(make, classes):
+    parts = make(classes)
+    names = tuple(map(str, range(classes + 1)))
+    figures = metrics.summarize(parts, classes=names, common_share=0.0, resamples=500)
+    low, high = figures["miou_interval"]
+    assert low <= figures["miou"] <= high
 
 
 def test_interval_of_one_image_is_its_own_mean():
     parts = RNG.integers(1, 50, (1, K, K))
     mean = metrics.iou(parts[0]).mean()
-    assert metrics.bootstrap_interval(parts, resamples=10) == [mean, mean]
-    assert metrics.bootstrap_interval(parts[:0], resamples=10) is None
+    assert metrics.bootstrap_interval(parts, resamples=10) == pytest.approx([mean, mean])
 
 
-def summarize(per_image, common_share=0.0):
-    return metrics.summarize(per_image, classes=("a", "b", "c"), common_share=common_share)
+def test_interval_of_nothing_is_undefined():
+    for parts in (np.zeros((0, K, K), int), np.zeros((3, K, K), int)):
+        assert metrics.bootstrap_interval(parts, resamples=10) is None
+
+
+def test_interval_is_left_out_where_no_resamples_are_asked_for():
+    parts = RNG.integers(0, 50, (6, 3, 3))
+    figures = summarize(parts, resamples=10)
+    assert figures.pop("miou_interval")
+    assert summarize(parts) == figures
+
+
+def summarize(per_image, common_share=0.0, resamples=0):
+    return metrics.summarize(
+        per_image, classes=("a", "b", "c"), common_share=common_share, resamples=resamples
+    )

@@ -83,11 +83,39 @@ def test_batch_norm_starts_as_flaxs():
     jax.tree.map(np.testing.assert_array_equal, ours, flaxs)
 
 
-def test_channel_sums_are_sums_on_every_backend(monkeypatch):
+LARGE = (16, 512, 512, 2)  # the largest batches of the largest images; one running sum loses 4e-3
+
+
+def relative_error(actual, expected):
+    return np.abs(np.asarray(actual, np.float64) / expected - 1).max()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 6), (5, 301, 307, 2), (1, 1, 8191, 3), LARGE])
+def test_channel_sums_are_those_of_float64(shape):
+    """Of any number of pixels, multiples of what is summed at once or not."""
+    x = random(*shape) ** 2
+    expected = np.asarray(x, np.float64).sum((0, 1, 2))
+    assert relative_error(jax.jit(normalization.channel_sums)(x), expected) < 5e-6
+
+
+@pytest.mark.parametrize("shape", [(5, 301, 307, 2), LARGE])
+def test_batch_moments_are_those_of_float64_ten_deviations_from_zero(shape):
+    """Where a mean square less the squared mean would lose two more digits."""
+    x = random(*shape) + 10
+    scale, bias = jnp.ones(2), jnp.zeros(2)
+    y, mean, var = jax.jit(normalization.normalize)(x, scale, bias)
+    wide = np.asarray(x, np.float64)
+    assert relative_error(mean, wide.mean((0, 1, 2))) < 5e-6
+    assert relative_error(var, wide.var((0, 1, 2))) < 5e-6
+    expected = (wide - wide.mean((0, 1, 2))) / wide.std((0, 1, 2))
+    np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+def test_channel_moments_agree_on_every_backend(monkeypatch):
     x = random(2, 4, 5, 6)
-    as_product = normalization.channel_sums(x)
+    here = normalization.channel_moments(x)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert_close(as_product, normalization.channel_sums(x), rtol=1e-5)
+    assert_close(here, normalization.channel_moments(x), rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 5)])

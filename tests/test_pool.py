@@ -306,7 +306,9 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     np.testing.assert_array_equal(result.refined_confusion, expected)
     assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
 
-    figures = evaluate.summarize(config, prepared, result, step=0, skipped=0, warnings=[])
+    figures = evaluate.summarize(
+        config, prepared, result, step=0, skipped=0, warnings=[], resamples=10
+    )
     evaluate.write_reports(tmp_path, figures, result.samples, log=tmp_path / "log.jsonl")
     reason = "worker died (signal 9), then worker died (signal 9)"
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [

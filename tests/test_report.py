@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import html
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from trashseg_jax.data import taxonomy
 from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.page import write_html
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
-from trashseg_jax.report.table import format_balance, format_table
+from trashseg_jax.report.table import NOTES, format_balance, format_table
 
 CLASSES = ("Background", "Metal", "Glass<i>")
 CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
@@ -25,7 +26,7 @@ def figures(**changes):
         "skipped_updates": 0,
         "loss": 1.5,
         "warnings": [],
-        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0),
+        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
         "skipped": [],
         "data_notes": {},
         **changes,
@@ -48,7 +49,7 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
     assert rows["Glass<i>"][0] == "absent"
     assert rows["mIoU"] == ["0.6687"]  # (0.9375 + 0.4) / 2 = 0.66875, rounded to even
     counts = np.array([[[9, 1, 1], [1, 0, 0], [0, 0, 0]]])
-    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0)
+    found = metrics.summarize(counts, classes=("a", "b", "c"), common_share=0.0, resamples=10)
     lines = format_table(figures() | found).splitlines()
     assert lines[2].endswith("never hit")
     assert lines[3].endswith("not in the truth")
@@ -65,7 +66,10 @@ def test_balance_shows_alpha_and_shares_by_class():
 
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
-    crf = {**metrics.summarize(refined, classes=CLASSES, common_share=0.0), "failed": []}
+    crf = {
+        **metrics.summarize(refined, classes=CLASSES, common_share=0.0, resamples=10),
+        "failed": [],
+    }
     write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
     page = (tmp_path / "report.html").read_text()
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
@@ -106,6 +110,15 @@ def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
         assert "skipped as bad: 1" in text
         assert "x.jpg: is damaged" in text
         assert "clipped: 3" in text
+
+
+def test_each_note_on_the_data_has_its_line_in_the_table_and_the_page(tmp_path):
+    counts = {kind: 101 + place for place, kind in enumerate(NOTES)}
+    found = figures(data_notes=counts)
+    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
+    for text in (format_table(found), (tmp_path / "report.html").read_text()):
+        for kind, count in counts.items():
+            assert f"{NOTES[kind]}: {count}" in html.unescape(text)
 
 
 def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):

@@ -130,6 +130,12 @@ def test_repeat_factor_is_the_root_of_threshold_over_share():
     np.testing.assert_allclose(actual, [1, 1, 1.2, 1])
 
 
+def test_repeat_factor_counts_an_image_by_a_single_pixel():
+    """Class 1 in one of four images, of one pixel: at threshold 1 the root of 4."""
+    pixels = np.array([[9, 1], [9, 0], [9, 0], [9, 0]])
+    np.testing.assert_allclose(sampling.repeat_factor(pixels, threshold=1.0), [2, 1, 1, 1])
+
+
 def test_repeat_factor_leaves_the_background_out():
     pixels = np.array([[0, 1], [0, 1], [0, 1], [7, 1]])
     np.testing.assert_allclose(sampling.repeat_factor(pixels, threshold=1.0), np.ones(4))

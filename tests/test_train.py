@@ -1,5 +1,6 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from fixtures_dense import needs_pydensecrf
 from PIL import Image
 from tensorboardX.proto import event_pb2
 
-from trashseg_jax import build, evaluate, train
+from trashseg_jax import build, evaluate, metrics, train
 from trashseg_jax.data import pipeline
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.devices import sharding
@@ -107,6 +108,8 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
     shown = [decode_label(label)[1::2, 1::2] for label in expected]
     np.testing.assert_array_equal(batch["label"], shown)
+    # The step needs it to tell padding from content.
+    assert "size" in sharding.shard_batch(batch, sharding.make_mesh())
 
 
 def test_metrics_cover_every_validation_image_once(whole_run, prepared):
@@ -131,6 +134,46 @@ def test_log_has_an_entry_for_each_logged_step(whole_run):
     evaluated = [e for e in log if "miou" in e]
     assert [e["step"] for e in evaluated] == [2, 4]
     assert evaluated[-1]["miou"] == figures["miou"]
+
+
+def test_logged_learning_rate_is_the_one_that_made_the_update(whole_run, tiny_config):
+    """Warm-up of two steps to the peak, then the cosine's first and middle of two."""
+    peak = tiny_config().optimizer.learning_rate
+    logged = [e["learning_rate"] for e in read_log(whole_run[0]) if "loss" in e]
+    np.testing.assert_allclose(logged, np.array([1 / 3, 2 / 3, 1, 1 / 2]) * peak, rtol=1e-5)
+
+
+def test_evaluation_scores_the_averaged_weights(whole_run, tiny_config, prepared):
+    """Of a state whose trained weights always say class 3, and whose averaged ones class 5."""
+
+    def says(variables, label):
+        zeros = jax.tree.map(np.zeros_like, variables)
+        zeros["params"]["head"]["bias"][label] = 1
+        return zeros
+
+    config = tiny_config()
+    mesh, model = sharding.make_mesh(), build.build_model(config, num_classes=11)
+    state = final_state(config, whole_run[0])
+    three, five = says(state.ema, 3), says(state.ema, 5)
+    state = dataclasses.replace(
+        state, params=three["params"], batch_stats=three["batch_stats"], ema=five
+    )
+    loss_fn = build.build_loss(config, np.ones(11))
+    score = evaluate.build_scorer(config, prepared, model, loss_fn, mesh, refine=False)
+    assert np.flatnonzero(score(state).confusion.sum((0, 1))).tolist() == [5]
+
+
+def test_only_the_evaluation_that_is_reported_resamples(whole_run, tiny_config, tmp_path):
+    """The last step of a run is evaluated, then reported."""
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = tiny_config()
+    config.train.steps = 5
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "bootstrap_interval", lambda *_, **options: calls.append(options))
+        train.train(config, workdir)
+    assert [e["step"] for e in read_log(workdir) if "miou" in e] == [2, 4, 5]
+    assert calls == [{"resamples": metrics.RESAMPLES}]
 
 
 def test_sheet_of_samples_has_the_photographs(whole_run):

@@ -173,14 +173,15 @@ def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
         return alphas.own_weights(config.loss.alpha_values, classes=data.classes)
     alpha = alpha_scheme(config, pixels, annotations)()
     for name in np.array(data.classes)[alpha == 0]:
-        warnings.warn(f"class {name} never occurs in the training split: alpha 0", stacklevel=2)
+        line = f"class {name} never occurs in the training split: its weight (alpha) is 0"
+        warnings.warn(line, stacklevel=2)
     return alpha
 
 
 def alpha_scheme(
     config: Config, pixels: Int64[np.ndarray, "n k"], annotations: Int64[np.ndarray, "n k"]
 ) -> Callable[[], Float64[np.ndarray, "k"]]:
-    """Returns the function that computes the class weights of `loss.alpha` from these counts."""
+    """Returns the function that computes the alpha scheme's class weights from these counts."""
     loss = config.loss
     counts = alphas.class_counts(pixels, annotations)
     counted = choose("loss.alpha_counts", loss.alpha_counts, counts)

@@ -75,7 +75,8 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     # The figures.
     result = score(state)
     step, skipped = int(state.step), int(state.skipped)
-    figures = summarize(config, data, result, step=step, skipped=skipped, warnings=warnings)
+    report = partial(summarize, config, data, warnings=warnings, resamples=metrics.RESAMPLES)
+    figures = report(result, step=step, skipped=skipped)
     if jax.process_index() == 0:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
         with folders.explained(workdir, remedy), files.replaced_folder(folder) as folder:
@@ -270,16 +271,20 @@ def summarize(
     *,
     step: int,
     skipped: int,
+    resamples: int,
     warnings: list[str],
 ) -> dict[str, Any]:
     """Returns the figures of an evaluation as metrics.json holds them.
 
     `loss` is the mean over the images, null if it is not finite; `skipped` updates of the training
-    were left out, `warnings` are those of the data.
+    were left out, `warnings` are those of the data. Without resamples the interval is left out.
     """
     loss = float(result.loss.mean(dtype=np.float64))
     summary = partial(
-        metrics.summarize, classes=data.classes, common_share=config.eval.common_share
+        metrics.summarize,
+        classes=data.classes,
+        common_share=config.eval.common_share,
+        resamples=resamples,
     )
     refined = result.refined_confusion
     failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]

@@ -1,7 +1,7 @@
 """Losses: one value per example; the caller averages. All compute in float32.
 
 A pixel labelled `ignore_label` adds nothing to a value or a gradient; an image of nothing else
-costs 0. `alpha` is the weight of each class.
+costs 0. `alpha` are the class weights; only in `tversky_loss` it is a constant of the paper's.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-# What an image's sum over pixels is divided by, from `valid` and each pixel's alpha.
+# What an image's sum over pixels is divided by, from `valid` and each pixel's class weight (alpha).
 REDUCTIONS = {
     "mean": lambda valid, alpha: valid.sum((1, 2)),
     "alpha": lambda valid, alpha: (valid * alpha).sum((1, 2)),
@@ -32,7 +32,8 @@ def cross_entropy(
 
     `label_smoothing` moves that share of the target t to the uniform distribution
     (Szegedy et al. 2016, section 7). `reduction`: "mean" divides by the number of valid pixels,
-    "alpha" by the sum of their alphas, image by image, "reference" by the number of all pixels.
+    "alpha" by the sum of their class weights, image by image, "reference" by the number of all
+    pixels.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     targets = _targets(labels, log_p.shape[-1], label_smoothing, ignore_label)
@@ -89,7 +90,7 @@ def tversky_loss(
 ) -> Float[Array, "b"]:
     """1 - TP / (TP + alpha FP + beta FN), the mean over the classes that occur in the image.
 
-    Salehi et al. 2017: beta above alpha favours recall.
+    Salehi et al. 2017: `beta` above `alpha` favours recall. Neither is a class weight.
     """
     p, truth, valid = _regions(logits, labels, ignore_label)
     hit = jnp.sum(p * truth, 1)  # b k

@@ -63,8 +63,7 @@ def count_confusion(
 
 def iou(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
     """Intersection over union per class; NaN for a class in neither truth nor prediction."""
-    hit, truth, predicted = _margins(confusion)
-    return _ratio(hit, truth + predicted - hit)
+    return _ratio(*_overlaps(confusion))
 
 
 def dice(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
@@ -79,22 +78,29 @@ def pixel_accuracy(confusion: Integer[np.ndarray, "k k"]) -> float:
 
 
 def summarize(
-    per_image: Integer[np.ndarray, "n k k"], *, classes: Sequence[str], common_share: float
+    per_image: Integer[np.ndarray, "n k k"],
+    *,
+    classes: Sequence[str],
+    common_share: float,
+    resamples: int,
 ) -> dict[str, Any]:
     """Returns the figures of a data set from its images' confusion matrices.
 
     `miou` is over the classes present in truth or prediction; `miou_common` over those of them
     that have at least `common_share` of the true pixels; `miou_per_image` is the mean over images
-    of each image's own mean; `miou_interval` is that of `bootstrap_interval`. Undefined figures
-    are None, as json has no NaN.
+    of each image's own mean; `miou_interval` is that of `bootstrap_interval`, left out where
+    `resamples` is 0. Undefined figures are None, as json has no NaN.
     """
-    confusion = per_image.astype(np.int64).sum(0)
+    confusion = per_image.sum(0, dtype=np.int64)
     scores = iou(confusion)
     share = confusion.sum(1) / max(confusion.sum(), 1)
+    interval = {}
+    if resamples:
+        interval["miou_interval"] = bootstrap_interval(per_image, resamples=resamples)
     return {
         "num_images": len(per_image),
         "miou": _mean(scores),
-        "miou_interval": bootstrap_interval(per_image, resamples=RESAMPLES),
+        **interval,
         "iou": {name: _number(v) for name, v in zip(classes, scores, strict=True)},
         "miou_common": _mean(scores[share >= common_share]),
         "miou_per_image": _mean(np.array([_mean(v) for v in iou(per_image)], float)),
@@ -110,21 +116,38 @@ def bootstrap_interval(
 ) -> list[float] | None:
     """Returns the 2.5 and 97.5 % quantiles of the mIoU of resampled images (Efron 1979).
 
-    They say how much another choice of as many images would change it, not another training.
+    They say how much another choice of as many images would change it, not another training. The
+    mean is always over the classes of the whole set: one that a resample lacks keeps its IoU, as
+    left out it would move the mean without any score having changed. An IoU is a ratio of sums,
+    and resampling biases one of few images, in the extreme so much that all of the quantiles lie on
+    one side of the mIoU: the interval then reaches to it. It is too narrow where many classes occur
+    in a handful of images: it covered the true value in 83 to 95 % of simulated sets of 100 to
+    1,500 images. Dirichlet weights (Rubin 1981), which lose no class, covered it in 72 to 93 %.
     """
+    hit, union = _overlaps(per_image)
+    occurs = union.sum(0) > 0
+    if not occurs.any():
+        return None
+    hit, union = hit[:, occurs], union[:, occurs]
+    whole = hit.sum(0) / union.sum(0)
     count = len(per_image)
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(resamples if count else 0):
-        drawn = np.bincount(rng.integers(count, size=count), minlength=count)
-        means.append(_mean(iou(np.tensordot(drawn, per_image, 1))))
-    defined = [mean for mean in means if mean is not None]
-    return np.quantile(defined, (0.025, 0.975)).tolist() if defined else None
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    hits, unions = np.split(drawn.astype(float) @ np.hstack([hit, union]), 2, axis=1)
+    means = np.where(unions > 0, hits / np.maximum(unions, 1), whole).mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return [float(min(low, whole.mean())), float(max(high, whole.mean()))]
+
+
+def _overlaps(confusion):
+    """Returns what truth and prediction share, and what they cover together."""
+    hit, truth, predicted = _margins(confusion)
+    return hit, truth + predicted - hit
 
 
 def _margins(confusion):
-    confusion = np.asarray(confusion, np.int64)
-    return np.diagonal(confusion, 0, -2, -1), confusion.sum(-1), confusion.sum(-2)
+    """Returns the diagonal and the sums of rows and of columns, int64, without a wide copy."""
+    hit = np.diagonal(confusion, 0, -2, -1).astype(np.int64)
+    return hit, confusion.sum(-1, dtype=np.int64), confusion.sum(-2, dtype=np.int64)
 
 
 def _ratio(part, whole):

@@ -20,9 +20,9 @@ from trashseg_jax.devices.compiling import compiler_options, on_cpu
 #   image  u8[b,s,s,3]   RGB
 #   label  u8[b,s,s]     classes; 255: ignored
 #   crop   i32[b,2]      training, where crops are drawn: the part of the square that is filled
+#   size   i32[b,2]      where none are: height and width without padding
 #   mask   bool[b]       evaluation: False for rows that only fill up the last batch
 #   id     i64[b]        on the host: the record's
-#   size   i32[b,2]      on the host, evaluation: height and width without padding
 Batch = dict[str, Array]
 
 

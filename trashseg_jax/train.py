@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64, UInt8
 
-from trashseg_jax import build, folders, steps
+from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.data import audit, sampling
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
@@ -130,7 +130,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
                     log.write(step, {**numbers, "images_per_second": rate})
                 if evaluates:
                     result = score(state)
-                    figures = report(result, step=step, skipped=int(state.skipped))
+                    skipped = int(state.skipped)
+                    figures = report(result, step=step, skipped=skipped, resamples=0)
                     miou = figures["miou"]
                     progress.write(f"step {step}: mIoU {table.format_number(miou)}")
                     log.write_evaluation(step, figures, draw_pictures(result, data))
@@ -151,7 +152,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         check_skipped(skipped, steps=step)
         if result is None or config.crf.enabled:  # the run had ended before, or the CRF is due
             result = score_last(state)
-        figures = report(result, step=step, skipped=skipped)
+        figures = report(result, step=step, skipped=skipped, resamples=metrics.RESAMPLES)
         if jax.process_index() == 0:
             write_reports(workdir, figures, result.samples, log=workdir / "log.jsonl")
         return figures
@@ -239,7 +240,7 @@ def build_train_step(
 def describe_classes(
     data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
 ) -> dict[str, Any]:
-    """Returns, by class, alpha and the share of images that hold it, before and after sampling."""
+    """Returns, by class, its weight (alpha) and share of images, before and after sampling."""
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)

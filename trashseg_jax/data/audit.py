@@ -26,11 +26,13 @@ def check_training(data: "Prepared", *, allow_overlap: bool) -> None:
         )
     for part, whole in (("val", "train"), ("train", "val")):
         held = {digest for _, digest in data.images(whole)}
-        if not allow_overlap and all(digest in held for _, digest in data.images(part)):
+        # Of a share that is held out of one list, copies under other names are a warning's matter.
+        refused = not (allow_overlap or data.held_out)
+        if refused and all(digest in held for _, digest in data.images(part)):
             raise InputError(
                 f"{where}: all {len(data.images(part))} images of {part} are in {whole} as well "
-                f"({_names(shared_images(data))}), so that the figures would be of images learned "
-                f"by heart; name another config.data.{part}_file, name one file as both to hold "
+                f"({_names(shared_images(data))}), so the scores would be those of memorised "
+                f"images; name another config.data.{part}_file, name one file as both to hold "
                 "out a share of it, or pass --config.data.allow_overlap=True"
             )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from trashseg_jax.settings import choose
 
@@ -18,6 +18,7 @@ STATISTICS = {
 LOOPS = 4  # parts in which crops are scaled, one after the other
 Batch = dict[str, Array]  # see steps.Batch
 Sources = tuple[Array, Array, Array, Array]  # see _sources
+Content = Bool[Array, "b h w 1"] | None  # False for padding; None: there is none
 
 
 def make_normalize(name: str) -> Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]]:
@@ -38,12 +39,12 @@ def make_augment(**amounts: Any) -> Callable[[jax.Array, Batch], Batch]:
     """
 
     def augment(key, batch):
-        if "crop" in batch:
-            batch = scale_crops(batch)
+        batch = scale_crops(batch) if "crop" in batch else mark_content(batch)
         keys = jax.random.split(key, len(AUGMENTATIONS))
         for change_key, (name, change) in zip(keys, AUGMENTATIONS.items(), strict=True):
             if amounts[name]:
                 batch = change(change_key, batch, amounts[name])
+        batch.pop("content", None)
         image = jnp.round(batch["image"].astype(jnp.float32)).astype(jnp.uint8)
         return {**batch, "image": image}
 
@@ -69,15 +70,32 @@ def flip(key: jax.Array, batch: Batch, amount: bool) -> Batch:
 
 
 def jitter(
-    adjust: Callable[[Array, Array], Array], key: jax.Array, batch: Batch, amount: float
+    adjust: Callable[[Array, Array, Array | None], Array],
+    key: jax.Array,
+    batch: Batch,
+    amount: float,
 ) -> Batch:
-    """Adjusts by a factor per image, uniform in [1 - amount, 1 + amount].
+    """Adjusts by a factor per image, uniform in [1 - amount, 1 + amount]; padding stays black.
 
     As torchvision's ColorJitter does.
     """
     shape = (len(batch["image"]), 1, 1, 1)
     factor = jax.random.uniform(key, shape, minval=1 - amount, maxval=1 + amount)
-    return {**batch, "image": adjust(batch["image"].astype(jnp.float32), factor)}
+    content = batch["content"][..., None] if "content" in batch else None
+    image = adjust(batch["image"].astype(jnp.float32), factor, content)
+    return {**batch, "image": image if content is None else jnp.where(content, image, 0)}
+
+
+def mark_content(batch: Batch) -> Batch:
+    """Adds `content` bool[b,s,s], False for the padding below and right of `size`.
+
+    Its label tells padding from content no better than from what is ignored in the content.
+    """
+    if "size" not in batch:
+        return dict(batch)
+    height, width = batch["size"][:, 0, None, None], batch["size"][:, 1, None, None]
+    row, column = jnp.indices(batch["label"].shape[1:])
+    return {**batch, "content": (row < height) & (column < width)}
 
 
 def scale_crops(batch: Batch) -> Batch:
@@ -136,24 +154,26 @@ def _blend(a: Array, b: Array, share: Array) -> Float[Array, "..."]:
 
 
 def adjust_brightness(
-    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"]
+    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"], content: Content
 ) -> Float[Array, "b h w 3"]:
     """Multiplies; the result stays within 0..255, here and below."""
+    del content
     return jnp.clip(image * factor, 0, 255)
 
 
 def adjust_contrast(
-    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"]
+    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"], content: Content
 ) -> Float[Array, "b h w 3"]:
-    """Moves pixels away from (or, below 1, towards) the image's mean luma."""
-    mean = luma(image).mean((1, 2, 3), keepdims=True)
+    """Moves pixels away from (or, below 1, towards) the mean luma of the content."""
+    mean = luma(image).mean((1, 2, 3), keepdims=True, where=content)
     return jnp.clip(mean + factor * (image - mean), 0, 255)
 
 
 def adjust_saturation(
-    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"]
+    image: Float[Array, "b h w 3"], factor: Float[Array, "b 1 1 1"], content: Content
 ) -> Float[Array, "b h w 3"]:
     """Moves each pixel away from (or, below 1, towards) its own luma."""
+    del content
     grey = luma(image)
     return jnp.clip(grey + factor * (image - grey), 0, 255)
 

@@ -25,9 +25,8 @@ from trashseg_jax.data.photos import encode_again
 from trashseg_jax.data.records import DataFolder, Record, Splits, load_features
 from trashseg_jax.errors import InputError
 
-FORMAT = 4  # part of the fingerprint: raise it when what is stored changes
+FORMAT = 5  # part of the fingerprint: raise it when what is stored changes
 RECORDS_PER_WORKER = 64  # fewer are not worth a process
-# What the fields of a DataFolder may be.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,9 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             ),
             disable_shuffling=True,  # the json's order
             metadata=tfds.core.MetadataDict(
-                classes=list(self.contents.classes), problems=self.contents.splits.problems
+                classes=list(self.contents.classes),
+                problems=self.contents.splits.problems,
+                held_out=self.contents.splits.held_out,
             ),
         )
 
@@ -83,7 +84,7 @@ class TrashSegmentation(tfds.core.GeneratorBasedBuilder):
             notes["encoded_again"] += _make_decodable(example)
             counts.append((example["pixel_counts"], example["annotation_counts"]))
             images.append((record.file_name, example.pop("digest")))
-            yield record.id, example
+            yield len(counts), example  # a key that rises: TFDS stores examples in its order
         if not counts:
             first = f"; the first fault: {problems[0]}" if problems else ""
             raise InputError(
@@ -172,6 +173,11 @@ class Prepared:
     @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.builder.info.metadata["classes"])
+
+    @property
+    def held_out(self) -> bool:
+        """Whether validation is a share of one list of images, held out."""
+        return self.builder.info.metadata["held_out"]
 
     @property
     def problems(self) -> list[str]:

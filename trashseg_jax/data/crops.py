@@ -21,8 +21,8 @@ def random_box(
 ) -> Box:
     """Draws a box of an image of height and width `shape`, as torchvision's RandomResizedCrop does.
 
-    Its share of the image's area is uniform, the logarithm of its width over its height too. The
-    whole image where none of ten such boxes fits in. `seed` and `position` decide alone.
+    Its share of the image's area is uniform, the logarithm of its width over its height too. Where
+    none of ten such boxes fits in, it is `middle_box`. `seed` and `position` decide alone.
     """
     height, width = shape
     philox = np.random.Philox(key=[seed, STREAM], counter=[0, position, 0, 0])
@@ -32,7 +32,15 @@ def random_box(
         h, w = round(math.sqrt(pixels / aspect)), round(math.sqrt(pixels * aspect))
         if 0 < h <= height and 0 < w <= width:
             return int(draws[2] * (height - h + 1)), int(draws[3] * (width - w + 1)), h, w
-    return whole_box(shape)
+    return middle_box(shape, ratio=ratio)
+
+
+def middle_box(shape: tuple[int, int], *, ratio: tuple[float, float]) -> Box:
+    """Returns the largest box in the middle whose width over its height is within `ratio`."""
+    height, width = shape
+    h = max(1, min(height, round(width / ratio[0])))
+    w = max(1, min(width, round(height * ratio[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def whole_box(shape: tuple[int, int]) -> Box:

@@ -119,7 +119,7 @@ def _stored(data: bytes, upright: bool) -> tuple[tuple[int, int], bytes]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Returns 8-bit RGB pixels without alpha or metadata; 16-bit grey is scaled."""
+    """Returns 8-bit RGB pixels without transparency or metadata; 16-bit grey is scaled."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
     elif image.mode in ("I", "F"):

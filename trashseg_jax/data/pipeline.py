@@ -31,7 +31,8 @@ def train_batches(
     `image` u8[b,s,s,3], `label` u8[b,s,s] and `id` i64[b] are those of `index_of(position)`. Where
     crops are asked for, each lies in the upper left corner, `crop` i32[b,2] is its height and
     width, and `augment.scale_crops` makes it fill the square: enlarging it is much work for a
-    processor and little for an accelerator. Larger crops are scaled to the square here.
+    processor and little for an accelerator. Larger crops are scaled to the square here. Where none
+    are asked for, images are fitted, and `size` i32[b,2] is as in `eval_batches`.
 
     A position's crop depends on `seed` and the position alone, and the rows of all processes, in
     order, are the batch that a single one would read.
@@ -51,8 +52,10 @@ def train_batches(
     def load(_, encoded, label, box, window, record_id):
         label = _unpack(label, box)
         if not crops:
-            image, label = fit(_decode(encoded), label, image_size)
-            return {"image": image, "label": label, "id": record_id}
+            image = _decode(encoded)
+            size = fitted_size(image, image_size)
+            image, label = fit(image, label, image_size)
+            return {"image": image, "label": label, "id": record_id, "size": size}
         image, label = _shrink(decode_crop(encoded, box, window), label, image_size)
         return {"image": image, "label": label, "id": record_id, "crop": tf.shape(label)}
 
@@ -60,7 +63,7 @@ def train_batches(
     dataset = _read(dataset, source, index_of, choose)
     dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
     square = (image_size, image_size)
-    shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,)}
+    shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,), "size": (2,)}
     fields: Any = dataset.element_spec
     shapes = {key: shapes[key] for key in fields}
     dataset = dataset.padded_batch(rows, shapes, drop_remainder=True)

@@ -89,6 +89,7 @@ class Splits(NamedTuple):
 
     records: dict[str, list[Record]]
     problems: list[str]
+    held_out: bool  # "val" is a share of one list of images
 
 
 def hold_out(records: Sequence[Record], *, val_fraction: float) -> dict[str, list[Record]]:

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from trashseg_jax.errors import InputError
 
-ON_HOST = ("id", "size")  # keys of a batch that no device needs
+ON_HOST = ("id",)  # keys of a batch that no device needs
 
 
 def describe_devices() -> str:

@@ -132,7 +132,7 @@ def convert(source: str, weights: Weights, name: str, shape: tuple[int, ...]) ->
 
 def read(source: str) -> Weights:
     """Returns the weights that `source` names: a file, a model's folder, or a hub id."""
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_dir():
         path /= "model.safetensors"
     if path.is_file():

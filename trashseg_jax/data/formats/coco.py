@@ -83,9 +83,10 @@ def read_splits(folder: DataFolder) -> Splits:
             raise InputError(_absent_json(json_file, files["train"], split, folder.path))
     train, problems = read_coco(files["train"], folder, split="train")
     if held_out:
-        return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
+        records = hold_out(train, val_fraction=folder.val_fraction)
+        return Splits(records, problems, held_out=True)
     val, more = read_coco(files["val"], folder, split="val")
-    return Splits({"train": train, "val": val}, problems + more)
+    return Splits({"train": train, "val": val}, problems + more, held_out=False)
 
 
 def read_coco(

@@ -73,11 +73,13 @@ class Reader(NamedTuple):
             raise InputError(f"has iscrowd {show(item['iscrowd'])}; it must be 0 or 1")
         label, segmentation = self.labels[category], outline.segmentation
         ignored = crowd and self.folder.crowd == "ignore"
+        left_out = outline.left_out
         if segmentation is None:
             if is_erased(item):
                 objects.notes["empty"] += 1
                 return
             label, ignored, segmentation = IGNORE_LABEL, True, [self._box(item)]
+            crowd, left_out = False, 0
             objects.notes["boxes_ignored"] += 1
         if fault := segmentation_fault(segmentation, size=size):
             raise InputError(fault)
@@ -85,7 +87,7 @@ class Reader(NamedTuple):
         one = Annotation("" if own_id is None else own_id, label, segmentation, ignored)
         objects.add(one, content=(category, ignored, repr(segmentation)), own_id=own_id)
         objects.notes[CROWDS[self.folder.crowd]] += crowd
-        objects.notes["left_out_parts"] += outline.left_out
+        objects.notes["left_out_parts"] += left_out
 
     def _box(self, item: Content) -> list[float]:
         """Returns the polygon of the box of an annotation that has no outline."""

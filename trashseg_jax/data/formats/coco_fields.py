@@ -109,4 +109,4 @@ def read_box(annotation: dict[str, Any]) -> tuple[float, float, float, float] | 
     x, y, width, height = numbers if len(numbers) == 4 else (None,) * 4
     if x is None or y is None or width is None or height is None or width <= 0 or height <= 0:
         return None
-    return x, y, width, height
+    return float(x), float(y), float(width), float(height)

@@ -72,10 +72,11 @@ def read_splits(folder: DataFolder) -> Splits:
     train_place = places["all" if "all" in places else "train"]
     train, problems = _read(train_place, lists.get("train"), folder, first_id=0)
     if "val" not in places and "val" not in lists:
-        return Splits(hold_out(train, val_fraction=folder.val_fraction), problems)
+        records = hold_out(train, val_fraction=folder.val_fraction)
+        return Splits(records, problems, held_out=True)
     val_place = places.get("val", train_place)
     val, more = _read(val_place, lists.get("val"), folder, first_id=len(train))
-    return Splits({"train": train, "val": val}, problems + more)
+    return Splits({"train": train, "val": val}, problems + more, held_out=False)
 
 
 def _given_places(folder: DataFolder) -> dict[str, Place]:
