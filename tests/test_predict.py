@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 import trashseg_jax
-from trashseg_jax import build, predict, steps, train
+from trashseg_jax import build, inference, predict, steps, train
 from trashseg_jax.configs import default
 from trashseg_jax.data import taxonomy
 from trashseg_jax.errors import InputError, Interrupted
@@ -72,8 +73,8 @@ def command(model, photos, tmp_path, monkeypatch):
 
 
 def expected(model, path):
-    """The classes of a photograph, by the engine itself."""
-    segmenter = model.segmenter(scale="fit", tta=(), batch_size=1, keep_probs=False)
+    """The classes of a photograph, by the engine itself, in the command's batches."""
+    segmenter = model.segmenter(scale="fit", tta=(), batch_size=8, keep_probs=False)
     (found,) = segmenter.segment(iter([np.array(Image.open(path).convert("RGB"))]))
     return found
 
@@ -97,7 +98,7 @@ def test_a_mask_has_the_engines_classes_in_the_palette(command, model, photos, t
         np.testing.assert_array_equal(np.array(image.convert("RGB")), colors)
         probs = np.load(tmp_path / "out/probs" / Path(name).with_suffix(".npy"))
         assert (probs.dtype, probs.shape) == (np.float16, (*SIZES[name], 11))
-        np.testing.assert_array_equal(probs.max(-1), found.confidence)
+        np.testing.assert_allclose(probs.max(-1), found.confidence, rtol=0, atol=1e-3)  # float16
     assert len(np.unique(found.classes)) > 1
 
 
@@ -225,7 +226,7 @@ def test_shards_and_their_merge_are_the_whole(command, tmp_path):
     out.rename(tmp_path / "whole")
     assert command("--shard=1/2") == 0
     assert not (out / "summary.csv").exists()
-    with pytest.raises(InputError, match="2 of 4 photographs are not predicted yet, b/a.png"):
+    with pytest.raises(InputError, match="2 of 4 photographs are not predicted yet, b/a"):
         command("--merge", source="")
     command("--shard=2/2")
     assert command("--merge", source="") == 0
@@ -304,7 +305,7 @@ def test_a_submission_has_the_samples_order_and_every_second_pixel(command, mode
         coarse.resize((512, 512)).save(folder / name)
     sample = tmp_path / "sample.csv"
     sample.write_text("image_id,PredictionString\nbatch_01/2.png,\nbatch_01/1.png,\n")
-    with pytest.raises(InputError, match="batch_01/2.png is not among"):
+    with pytest.raises(InputError, match=r"batch_01/2\.png is not among"):
         command(f"--submission={sample}", source=folder)
     # By glob and by a folder above: as the competition has its names.
     (tmp_path / "all").mkdir()
@@ -419,7 +420,10 @@ def test_few_photographs_wait_in_memory(model, tmp_path, monkeypatch):
         read.append(photo)
         return job.Read(photo, [], np.zeros((2, 2, 3), np.uint8), "")
 
-    class Slow:
+    class Slow(inference.Segmenter):
+        def __init__(self):
+            pass
+
         def segment(self, images):
             nonlocal given
             for _ in images:
@@ -427,7 +431,10 @@ def test_few_photographs_wait_in_memory(model, tmp_path, monkeypatch):
                 assert len(read) <= given + 3
                 yield Segmented(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.float16), None)
 
-    class Nowhere:
+    class Nowhere(Outputs):
+        def __init__(self):
+            pass
+
         def write(self, *_):
             pass
 
@@ -446,6 +453,7 @@ def run_folder(tiny_config, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "run"
     config = tiny_config()
     config.train.steps = 2
+    config.optimizer.warmup_steps = 1
     train.train(config, folder)
     return folder
 
@@ -462,6 +470,12 @@ def test_a_predictor_of_a_run_takes_files_pictures_and_arrays(run_folder, photos
     np.testing.assert_array_equal(found.probs.max(-1), found.confidence)
     assert sum(found.shares().values()) == pytest.approx(1)
     assert found._repr_png_()[:4] == b"\x89PNG"
+    with ThreadPoolExecutor(4) as pool:
+        names = sorted(SIZES) * 3
+        together = list(pool.map(predictor, [photos / name for name in names]))
+    for name, one in zip(names, together, strict=True):
+        assert one.classes.shape == SIZES[name]
+        np.testing.assert_array_equal(one.classes, predictor(photos / name).classes)
     with pytest.raises(InputError, match=r"image is float64\[4, 4\]"):
         predictor(np.zeros((4, 4)))
 
