@@ -22,7 +22,16 @@ from trashseg_jax.configs import default
 from trashseg_jax.data import taxonomy
 from trashseg_jax.errors import InputError, Interrupted
 from trashseg_jax.inference import Segmented
-from trashseg_jax.prediction import inputs, job, measures, models, overlay, shards, submission
+from trashseg_jax.prediction import (
+    dataset,
+    inputs,
+    job,
+    measures,
+    models,
+    overlay,
+    shards,
+    submission,
+)
 from trashseg_jax.prediction.outputs import Outputs, read_mask
 
 ROOT = Path(__file__).parent.parent
@@ -498,6 +507,38 @@ def test_the_command_predicts_without_tensorflow(run_folder, photos, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "4 of 4 photographs: " in result.stdout
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--scale=big"], "scale='?big"),
+        (["--tta=wobble"], "wobble"),
+        (["--shard=1/2", "--dataset=x"], "--submission and --dataset need all photographs"),
+        (["--dataset={out}/a", "--val_fraction=0.9"], "val.json can't have a share of 4"),
+        (["--dataset={photos}"], "holds other files"),
+        (["--submission={out}/none.csv"], "none.csv: can't be read"),
+        (["--merge"], "holds no predictions"),
+        (["--input={out}/x.json"], "x.json: can't be read"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(command, photos, tmp_path, arguments, line):
+    given = [argument.format(out=tmp_path / "o", photos=photos) for argument in arguments]
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(InputError, match=line):
+        command(*given)
+    assert not (tmp_path / "out").exists()
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_a_class_may_be_called_as_unsure_pixels_are():
+    assert dataset.unsure_name(["Background", "Unknown"]) not in ("Unknown", "UNKNOWN")
+    assert dataset.unsure_name(["Background", "Paper"]) == "UNKNOWN"
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        models.load(tmp_path, checkpoint="latest")
 
 
 def test_importing_the_package_imports_no_jax():

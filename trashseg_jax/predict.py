@@ -13,9 +13,13 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.main import COMPILATION_CACHE, check_devices, parse_flags, run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trashseg_jax.inference import Segmenter
     from trashseg_jax.prediction.finish import Wanted
+    from trashseg_jax.prediction.inputs import Photo
     from trashseg_jax.prediction.models import Model
-    from trashseg_jax.prediction.outputs import Options
+    from trashseg_jax.prediction.outputs import Options, Outputs
 
 MODEL = flags.DEFINE_string("model", None, "The folder of a run or of a model.")
 INPUT = flags.DEFINE_multi_string(
@@ -105,12 +109,18 @@ def predict(output: Path) -> list[str]:
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()
     model = models.load(Path(MODEL.value).expanduser(), checkpoint=CHECKPOINT.value)
+    segmenter = model.segmenter(
+        scale=SCALE.value,
+        tta=tuple(TTA.value),
+        batch_size=PREDICT_BATCH.value,
+        keep_probs=PROBS.value,
+    )
     job = Manifest(read_options(model), photos)
     outputs = Outputs(output, job.options)
     with folders.explained(output, remedy):
         output.mkdir(parents=True, exist_ok=True)
         write_manifest(output, job, shard)
-        predict_missing(model, outputs, shard.part(photos))
+        predict_missing(segmenter, outputs, shard.part(photos))
         if shard.count > 1:
             print(
                 f"{output}: when all shards have ended: trashseg predict --merge --output={output}"
@@ -121,7 +131,7 @@ def predict(output: Path) -> list[str]:
     return bad
 
 
-def predict_missing(model: "Model", outputs, photos) -> None:
+def predict_missing(segmenter: "Segmenter", outputs: "Outputs", photos: "Sequence[Photo]") -> None:
     """Predicts the photographs that these outputs lack, and says how many were there."""
     from trashseg_jax.prediction.job import predict_photos
 
@@ -135,19 +145,11 @@ def predict_missing(model: "Model", outputs, photos) -> None:
         print(f"{outputs.folder}: {others} photographs have files of another model or option")
     if len(todo) < len(photos):
         print(f"{outputs.folder}: {len(photos) - len(todo)} of {len(photos)} are there already")
-    if not todo:
-        return
-    segmenter = model.segmenter(
-        scale=SCALE.value,
-        tta=tuple(TTA.value),
-        batch_size=PREDICT_BATCH.value,
-        keep_probs=PROBS.value,
-    )
     threads = THREADS.value or min(os.cpu_count() or 1, 8)
     predict_photos(todo, segmenter, outputs, threads=threads)
 
 
-def list_faults(outputs, photos) -> list[str]:
+def list_faults(outputs: "Outputs", photos: "Sequence[Photo]") -> list[str]:
     """Returns why there is nothing of some photographs."""
     records = filter(None, map(outputs.read_record, photos))
     return [record["fault"] for record in records if "fault" in record]

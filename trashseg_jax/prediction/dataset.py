@@ -16,8 +16,7 @@ from trashseg_jax.prediction.measures import from_rle, to_rle
 from trashseg_jax.prediction.outputs import Outputs, Record, read_mask
 from trashseg_jax.report.files import replaced_folder, write_json
 
-# A name that the shipped class map of the competition ignores already.
-UNSURE = "UNKNOWN"
+UNSURE = "UNKNOWN"  # a name that the shipped class map of the competition ignores already
 OWN_FILES = {"images", "train.json", "val.json", "class_map.json"}
 
 
@@ -44,27 +43,40 @@ def write_dataset(
     whose names have the lowest hashes. The images are hard links, or copies where that can't be.
     """
     by_hash = sorted(records, key=lambda one: hashlib.sha256(one[0].name.encode()).digest())
-    held_out = max(1, round(len(records) * val_fraction)) if val_fraction else 0
-    if held_out >= len(records):
-        raise InputError(
-            f"--dataset={folder}: a share of {len(records)} photographs can't be held out for "
-            "val.json; predict more of them, or pass --val_fraction=0"
-        )
+    held_out = count_held_out(folder, len(records), val_fraction=val_fraction)
     names = outputs.options.classes
     splits = {"train": by_hash[held_out:], "val": by_hash[:held_out]}
     with replaced_folder(folder.absolute()) as new:
         for split, some in splits.items():
             if some:
                 write_json(new / f"{split}.json", _to_coco(some, outputs, new / "images"))
-        categories = {name: name for name in names[1:]} | {UNSURE: IGNORE_NAME}
+        categories = {name: name for name in names[1:]} | {unsure_name(names): IGNORE_NAME}
         write_json(new / "class_map.json", {"classes": names, "categories": categories})
     return {split: len(some) for split, some in splits.items()}
+
+
+def count_held_out(folder: Path, count: int, *, val_fraction: float) -> int:
+    """Returns how many of the photographs are for val.json; some must be left for train.json."""
+    held_out = max(1, round(count * val_fraction)) if val_fraction else 0
+    if held_out >= count:
+        raise InputError(
+            f"--dataset={folder}: val.json can't have a share of {count} photographs; predict "
+            "more of them, or pass --val_fraction=0"
+        )
+    return held_out
+
+
+def unsure_name(classes: Sequence[str]) -> str:
+    """Returns a category's name that no class has."""
+    taken = {name.casefold() for name in classes}
+    return UNSURE if UNSURE.casefold() not in taken else f"{UNSURE} to the model"
 
 
 def _to_coco(
     records: Sequence[tuple[Photo, Record]], outputs: Outputs, images: Path
 ) -> dict[str, Any]:
-    names = (*outputs.options.classes[1:], UNSURE)
+    classes = outputs.options.classes
+    names = (*classes[1:], unsure_name(classes))
     content: dict[str, Any] = {
         "images": [],
         "annotations": [],

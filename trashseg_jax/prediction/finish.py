@@ -29,6 +29,7 @@ class Wanted:
             submission.match_sample(submission.read_sample(self.sample), photos, sample=self.sample)
         if self.dataset is not None:
             dataset.check_target(self.dataset)
+            dataset.count_held_out(self.dataset, len(photos), val_fraction=self.val_fraction)
 
 
 def finish(outputs: Outputs, manifest: Manifest, wanted: Wanted) -> list[str]:
