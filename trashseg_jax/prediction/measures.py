@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from trashseg_jax.inference import Segmented
 
+STRIP = 256  # lines
 EIGHT = np.ones((3, 3), int)  # neighbours: pixels that touch at a corner are of one piece
 Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
 
@@ -20,15 +21,23 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
     `classes` has pixels, pieces, mean confidence, box [x, y, width, height] and RLE of each class
     that there is; `unsure` is the RLE of the pixels below `min_confidence`.
     """
-    classes, confidence = segmented.classes, segmented.confidence.astype(np.float32)
+    classes = segmented.classes
+    sums, unsure = np.zeros(256), np.empty(classes.shape, bool)
+    # In strips: float32 of a whole panorama would take more memory than all else.
+    for top in range(0, len(classes), STRIP):
+        rows = np.s_[top : top + STRIP]
+        confidence = segmented.confidence[rows].astype(np.float32)
+        sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
+        unsure[rows] = confidence < min_confidence
     return {
         "height": classes.shape[0],
         "width": classes.shape[1],
-        "confidence": _mean(confidence),
+        "confidence": round(float(sums.sum() / classes.size), 6),
         "classes": {
-            names[k]: _measure_class(classes == k, confidence) for k in np.unique(classes).tolist()
+            names[k]: _measure_class(classes == k, total=sums[k])
+            for k in np.unique(classes).tolist()
         },
-        "unsure": to_rle(confidence < min_confidence),
+        "unsure": to_rle(unsure),
     }
 
 
@@ -42,18 +51,14 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
     return mask_utils.decode(coded)
 
 
-def _measure_class(mask: Bool[np.ndarray, "h w"], confidence: np.ndarray) -> dict[str, Any]:
+def _measure_class(mask: Bool[np.ndarray, "h w"], *, total: float) -> dict[str, Any]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
     _, pieces = ndimage.label(mask[top : bottom + 1, left : right + 1], EIGHT)  # pyright: ignore
     return {
         "pixels": int(mask.sum()),
         "pieces": int(pieces),
-        "confidence": _mean(confidence[mask]),
+        "confidence": round(float(total / mask.sum()), 6),
         "box": [left, top, right - left + 1, bottom - top + 1],
         "rle": to_rle(mask),
     }
-
-
-def _mean(values: np.ndarray) -> float:
-    return round(float(values.mean(dtype=np.float64)), 6)
