@@ -50,8 +50,11 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     _, encoded = read_photo(path, upright=True)
     try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            return np.array(image.convert("RGB"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of many pixels
+            image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        # No conversion where there is none to do: that would copy a panorama.
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except Exception as error:  # a JPEG that is stored as it is has not been decoded whole
         raise InputError(f"{path}: {_fault(error)}") from error
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -140,5 +141,8 @@ def encode_mask(classes: UInt8[np.ndarray, "h w"], *, palette: UInt8[np.ndarray,
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    with Image.open(path) as image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of many pixels
+        image = Image.open(path)
+    with image:
         return np.array(image)

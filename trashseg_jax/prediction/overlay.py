@@ -22,8 +22,11 @@ def draw_overlay(
     height, width = classes.shape
     factor = np.clip(max(width, height), *SIDES) / max(width, height)
     size = max(1, round(width * factor)), max(1, round(height * factor))
+    # Thinned to two pixels for each, a panorama is not copied whole.
+    step = max(1, int(0.5 / factor))
+    image, labels = image[::step, ::step], classes[::step, ::step]
     photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
-    labels = np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
+    labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     tint = palette[labels]
     mixed = np.where((labels > 0)[..., None], photo * (1 - OPACITY) + tint * OPACITY, photo)
     mixed = np.where(_edges(labels)[..., None], tint, mixed).astype(np.uint8)
