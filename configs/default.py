@@ -32,6 +32,8 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # A file of weights, a hub id (timm/resnet34.a1_in1k), or "": random weights.
             "pretrained": "",
             "pretrained_prefix": "",  # before the encoder's names in it; "": found by itself
+            # A model's folder (docs/models.md): the whole network begins with its weights.
+            "init": "",
             "decoder_features": (256, 128, 64, 32, 16),
             "dtype": "bfloat16",  # of the convolutions; parameters are always float32
         }

@@ -77,6 +77,7 @@ RANGES: dict[str, Rule] = {
     "model.multi_grid": Numbers(each=Number(whole=True, at_least=1, at_most=64)),
     "model.pretrained": Text('a hub id, a file\'s path, or ""', r"[^\0]*", path=True),
     "model.pretrained_prefix": Text('the start of the names in the file, or ""', r"[^\0]*"),
+    "model.init": Text('a model\'s folder, or ""', r"[^\0]*", path=True),
     "model.decoder_features": Numbers(each=FEATURES, length=5),
     "model.dtype": NAMED,
     # loss
@@ -209,6 +210,21 @@ def _check_held_out(config: Config) -> None:
         )
 
 
+def _check_format(config: Config) -> None:
+    """Options that another format reads would be passed over."""
+    of_masks = {f"{split}_labels": "" for split in ("train", "val")}
+    of_masks |= {"image_suffix": "", "label_suffix": ""}
+    of_coco = {"crowd": "class", "boxes": "refuse", "paint_order": "area"}
+    for other, options in (("masks", of_masks), ("coco", of_coco)):
+        for key, default in options.items():
+            value = config.data[key]
+            if value != default and config.data.format != other:
+                raise InputError(
+                    f"config.data.{key}={value!r}: only data.format={other!r} reads it, and this "
+                    f"is {config.data.format!r}; leave it at {default!r}"
+                )
+
+
 def _check_image_size(config: Config) -> None:
     size, stride = config.data.image_size, config.model.output_stride
     if size % stride:
@@ -216,6 +232,15 @@ def _check_image_size(config: Config) -> None:
         raise InputError(
             f"config.data.image_size={size}: must be a multiple of config.model.output_stride="
             f"{stride}; use {f'{lower} or ' if lower else ''}{lower + stride}"
+        )
+
+
+def _check_beginning(config: Config) -> None:
+    if config.model.init and config.model.pretrained:
+        raise InputError(
+            f"config.model.init={config.model.init} and config.model.pretrained="
+            f"{config.model.pretrained}: a run begins with a whole network or with an encoder's "
+            "weights, not with both; set one to nothing"
         )
 
 
@@ -246,7 +271,9 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_warmup,
     _check_folder,
     _check_held_out,
+    _check_format,
     _check_image_size,
+    _check_beginning,
     _check_alpha,
     _check_tversky,
 )

@@ -17,7 +17,16 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 import trashseg_jax
-from trashseg_jax import build, inference, predict, steps, train
+from trashseg_jax import (
+    build,
+    inference,
+    model_folder,
+    model_sources,
+    predict,
+    settings,
+    steps,
+    train,
+)
 from trashseg_jax.configs import default
 from trashseg_jax.data import taxonomy
 from trashseg_jax.errors import InputError, Interrupted
@@ -544,3 +553,17 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 def test_importing_the_package_imports_no_jax():
     code = "import sys, trashseg_jax; assert 'jax' not in sys.modules; trashseg_jax.Predictor"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_models_folder_predicts_as_its_run(run_folder, photos, tmp_path):
+    model = models.load(run_folder, checkpoint="latest")
+    config = settings.read_config(run_folder, defaults=default.get_config)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    model_folder.write(folder, model_sources.model_of_run(config, run_folder))
+    again = models.load(folder, checkpoint="latest")
+    assert again.classes == model.classes
+    assert again.normalize == model.normalize
+    np.testing.assert_array_equal(
+        expected(again, photos / "a.png").classes, expected(model, photos / "a.png").classes
+    )

@@ -269,6 +269,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"data.image_size": 500},
             "config.data.image_size=500: must be a multiple.*use 480 or 512",
         ),
+        (
+            {"model.init": "models/x", "model.pretrained": "timm/resnet34.a1_in1k"},
+            "config.model.init=models/x and config.model.pretrained=timm/.*not with both",
+        ),
         ({"data.image_size": 20}, "config.data.image_size=20: must be a multiple of .*; use 32$"),
         (
             {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"},
@@ -281,6 +285,14 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         (
             {"loss.region": "tversky", "loss.tversky_alpha": 0.0, "loss.tversky_beta": 0.0},
             "tversky_alpha and tversky_beta are both 0",
+        ),
+        (
+            {"data.train_labels": "labels"},
+            "config.data.train_labels='labels': only data.format='masks' reads it",
+        ),
+        (
+            {"data.format": "masks", "data.crowd": "ignore"},
+            "config.data.crowd='ignore': only data.format='coco' reads it, and this is 'masks'",
         ),
     ],
 )
@@ -312,4 +324,5 @@ def test_home_folder_is_expanded_in_every_path_and_nowhere_else(monkeypatch):
         "data.cache_dir",
         *(f"data.{s}_{w}" for s in ("train", "val") for w in ("images", "labels", "list")),
         "model.pretrained",
+        "model.init",
     }

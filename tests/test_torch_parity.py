@@ -12,14 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import traverse_util
+from fixtures_models import make_model, random_variables, run_card
 from safetensors.numpy import save_file
 
+from trashseg_jax import model_folder
 from trashseg_jax.errors import InputError
-from trashseg_jax.models import pretrained, resnet, unet
+from trashseg_jax.models import pretrained, resnet, smp_names, unet
 
 reason = "PyTorch is not installed: pip install -r requirements-parity.txt"
 torch = pytest.importorskip("torch", reason=reason)
+from bench.torch_vision import import_smp  # noqa: E402
+
 nn = torch.nn
 
 WIDTH = 8
@@ -184,37 +187,53 @@ def test_resnet_features_are_pytorchs(block, depths, options, height, width, tmp
         assert largest_error(ours_at, theirs_at) < 1e-4
 
 
-def test_unet_logits_are_those_of_segmentation_models_pytorch():
+def make_unets():
+    """Ours and its peer, of the same architecture."""
     encoder = resnet.ResNet(
         (2, 1, 2, 2), resnet.BasicBlock, width=WIDTH, dtype=jnp.float32, **STANDARD
     )
-    ours = unet.UNet(encoder, 11, DECODER, jnp.float32)
-    theirs = TorchUNet(encoder.plan())
+    return unet.UNet(encoder, 11, DECODER, jnp.float32), TorchUNet(encoder.plan())
+
+
+def test_unet_logits_are_those_of_segmentation_models_pytorch():
+    ours, theirs = make_unets()
     weights = randomize(theirs)
     image, tensor = random_image(64, 96)
-    leaves = traverse_util.flatten_dict(zeros(ours, image))
-    leaves = {path: take(weights, unet_name(path, encoder)) for path in leaves}
-    assert all(name.endswith("num_batches_tracked") for name in weights)  # the others were taken
-    logits = ours.apply(traverse_util.unflatten_dict(leaves), image, train=False)
+    shapes = model_folder.variable_shapes(ours)
+    variables = smp_names.from_state_dict("peer", weights, shapes, encoder=ours.encoder)
+    logits = ours.apply(variables, image, train=False)
     assert largest_error(logits, theirs(tensor)) < 1e-4
 
 
-def take(weights, name):
-    """Takes a weight out of the state_dict, in Flax's layout."""
-    weight = weights.pop(name)
-    return weight.transpose(2, 3, 1, 0) if weight.ndim == 4 else weight
+def test_segmentation_models_pytorch_loads_what_is_exported():
+    """Strictly, so with no key missing or left over."""
+    ours, theirs = make_unets()
+    variables = random_variables(ours, seed=0)
+    load_strictly(theirs, variables, ours.encoder)
+    image, tensor = random_image(64, 96)
+    assert largest_error(ours.apply(variables, image, train=False), theirs(tensor)) < 1e-4
 
 
-def unet_name(path, encoder):
-    """The key of a leaf in segmentation_models_pytorch's state_dict."""
-    kind, part, *rest = path
-    if part == "encoder":
-        return "encoder." + pretrained.published_name((kind, *rest), encoder)
-    leaf = pretrained.LEAVES[rest[-1]]
-    if part == "head":
-        return f"segmentation_head.0.{leaf}"
-    module = {"conv1": "conv1.0", "bn1": "conv1.1", "conv2": "conv2.0", "bn2": "conv2.1"}[rest[0]]
-    return f"decoder.blocks.{int(part.removeprefix('up')) - 1}.{module}.{leaf}"
+def test_the_card_s_code_for_pytorch_gives_the_model_s_logits(demo_folder, tmp_path):
+    """With the library itself, which loads the weights strictly."""
+    import_library()
+    options = {"encoder": "resnet18", **smp_names.SMP_OPTIONS, "decoder_features": DECODER}
+    photo = next(demo_folder.glob("**/*.jpg"))
+    by_jax, by_torch = run_card(tmp_path / "x", make_model(**options), photo)
+    assert largest_error(by_jax["logits"], by_torch["logits"]) < 1e-4
+
+
+def import_library():
+    try:
+        return import_smp()
+    except ImportError:
+        pytest.skip("segmentation_models_pytorch is not installed: requirements-bench.txt has it")
+
+
+def load_strictly(theirs, variables, encoder):
+    weights = smp_names.to_state_dict(variables, encoder=encoder)
+    theirs.load_state_dict({name: torch.tensor(weight) for name, weight in weights.items()})
+    theirs.eval()
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Float64, Int64
 
-from trashseg_jax import alphas, folders, losses, optim
+from trashseg_jax import alphas, folders, losses, model_folder, optim
 from trashseg_jax.data import augment, locks, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
@@ -22,15 +22,16 @@ from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
 from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import EXIF, DataFolder
 from trashseg_jax.devices import processes
+from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
-from trashseg_jax.models.encoders import ENCODERS
 from trashseg_jax.refine import dense, pool
-from trashseg_jax.settings import Config, check_warmup, choose
+from trashseg_jax.settings import Config, check_warmup, choose, expand_home
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Keys of `config.model` that say with which weights a new run begins; the others make the network.
+BEGINNING = ("init", "pretrained", "pretrained_prefix")
 
 
 def check_options(config: Config) -> None:
@@ -115,23 +116,43 @@ def demo_folder(config: Config) -> Path:
 
 
 def build_model(config: Config, *, num_classes: int) -> unet.UNet:
-    model = config.model
-    dtype = choose("model.dtype", model.dtype, DTYPES)
-    encoder = choose("model.encoder", model.encoder, ENCODERS)(
-        width=model.width,
-        dtype=dtype,
-        output_stride=model.output_stride,
-        stem_pool=model.stem_pool,
-        layer4=model.layer4,
-        multi_grid=tuple(model.multi_grid),
-        remat=config.train.remat,
-    )
-    encoder.check_options()  # now, not when the run has begun
-    return unet.UNet(
-        encoder=encoder,
-        num_classes=num_classes,
-        decoder_features=tuple(model.decoder_features),
-        dtype=dtype,
+    options = {key: value for key, value in config.model.items() if key not in BEGINNING}
+    return unet.make_unet(num_classes=num_classes, remat=config.train.remat, **options)
+
+
+def load_beginning(
+    config: Config, model: unet.UNet, variables: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Returns the model's `variables` as a new run begins with them, and what is to be said of it.
+
+    With `model.pretrained` the encoder's are another's, with `model.init` all of them.
+    """
+    if config.model.init:
+        return load_init(config, variables)
+    return load_pretrained(config, model, variables), ""
+
+
+def load_init(config: Config, variables: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Takes the variables of the folder `model.init`, but a head for other classes."""
+    name, classes = config.model.init, taxonomy.load_class_map(config.data.class_map).classes
+    start = model_folder.read(Path(expand_home(name)))
+    wanted = {f"model.{key}": config.model[key] for key in start.architecture}
+    wanted["data.normalize"] = config.data.normalize
+    stored = {f"model.{key}": value for key, value in start.architecture.items()}
+    stored["data.normalize"] = start.normalize
+    different = sorted(key for key in wanted if wanted[key] != stored[key])
+    if different:
+        flags = " ".join(f"--config.{key}={stored[key]}".replace(" ", "") for key in different)
+        raise InputError(
+            f"config.model.init={name}: is another network than this config's; pass {flags}"
+        )
+    if start.classes == classes:
+        return start.variables, f"{name}: the whole network begins with its weights"
+    kept = {kind: dict(tree) for kind, tree in start.variables.items()}
+    kept["params"]["head"] = variables["params"]["head"]
+    return kept, (
+        f"{name}: the network begins with its weights, but for its head, which is drawn anew: its "
+        f"classes are {', '.join(start.classes)}, and now {', '.join(classes)}"
     )
 
 
@@ -147,8 +168,8 @@ def load_pretrained(config: Config, model: unet.UNet, variables: dict[str, Any])
     return {kind: {**tree, "encoder": loaded[kind]} for kind, tree in variables.items()}
 
 
-def take_encoder(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-    """Returns `variables` with the encoder that `load_pretrained` gave, but what is abstract in it.
+def take_loaded(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
+    """Returns `variables` with what `load_beginning` gave, but for what is abstract in it.
 
     That is what no file has; `loaded` may be of a model with other classes.
     """
@@ -156,10 +177,7 @@ def take_encoder(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str,
     def take(own, other):
         return own if isinstance(other, jax.ShapeDtypeStruct) else other
 
-    return {
-        kind: {**tree, "encoder": jax.tree.map(take, tree["encoder"], loaded[kind]["encoder"])}
-        for kind, tree in variables.items()
-    }
+    return jax.tree.map(take, variables, loaded)
 
 
 def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:

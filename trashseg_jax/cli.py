@@ -8,6 +8,7 @@ COMMANDS = {
     "train": ("trashseg_jax.main", ["--mode=train"]),
     "evaluate": ("trashseg_jax.main", ["--mode=evaluate"]),
     "predict": ("trashseg_jax.predict", []),
+    "export": ("trashseg_jax.export", []),
 }
 USAGE = """\
 usage: trashseg COMMAND [--FLAG=VALUE ...]
@@ -16,6 +17,7 @@ usage: trashseg COMMAND [--FLAG=VALUE ...]
   trashseg train --config=focal_balanced:aistage --config.data.dir=FOLDER
   trashseg evaluate --workdir=runs/NAME
   trashseg predict --model=runs/NAME --input=photos/ --output=out/
+  trashseg export --workdir=runs/NAME --output=models/NAME
 
 trashseg COMMAND --help lists the flags of a command."""
 

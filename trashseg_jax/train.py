@@ -178,17 +178,22 @@ def intervals(config: Config) -> tuple[int, int, int]:
 
 
 def load_published(config: Config, workdir: Path, mesh: Mesh) -> dict[str, Any] | None:
-    """Returns a model's variables with the weights of `model.pretrained`, None if none are due.
+    """Returns a model's variables with the weights that a new run begins with, None if none do.
 
-    What the file does not have is abstract. Raises InputError for weights that do not fit.
+    They are those of `model.pretrained` or `model.init`; what these do not have is abstract. Raises
+    InputError for weights that do not fit.
     """
-    if not config.model.pretrained or has_checkpoint(workdir / "checkpoints"):
+    published = config.model.pretrained or config.model.init
+    if not published or has_checkpoint(workdir / "checkpoints"):
         return None
-    model = build.build_model(config, num_classes=1)  # those of an encoder, whatever the classes
+    model = build.build_model(config, num_classes=1)  # whatever the classes: a head is not asked
     tx, _ = build.build_optimizer(config, steps=1)
     state = abstract_state(config, model, tx, mesh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return build.load_pretrained(config, model, variables)
+    variables, said = build.load_beginning(config, model, variables)
+    if said and jax.process_index() == 0:
+        print(said)
+    return variables
 
 
 def finished_figures(workdir: Path, step: int, changes: Changes) -> dict[str, Any] | None:
@@ -283,7 +288,7 @@ def restore_or_begin(
     if published is None:
         return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    variables = build.take_encoder(variables, published)
+    variables = build.take_loaded(variables, published)
     return state.with_variables(jax.device_put(variables, sharding.replicated(mesh)))
 
 

@@ -9,9 +9,12 @@ from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
 from trashseg_jax.models.blocks import conv, run_block
-from trashseg_jax.models.encoders import Encoder
+from trashseg_jax.models.encoders import ENCODERS, Encoder
 from trashseg_jax.models.normalization import BatchNorm
 from trashseg_jax.models.upsampling import UpConv
+from trashseg_jax.settings import choose
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class UpBlock(nn.Module):
@@ -61,6 +64,25 @@ class UNet(nn.Module):
             x = run_block(block, x, skip, train=train, remat=self.encoder.remat)
         logits = nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)
+
+
+def make_unet(
+    *,
+    num_classes: int,
+    encoder: str,
+    decoder_features: tuple[int, ...],
+    dtype: str,
+    remat: bool,
+    **options: Any,
+) -> UNet:
+    """Returns the U-Net of the options that `config.model` has; those not named are the encoder's.
+
+    Raises InputError for options that are unknown or exclude each other.
+    """
+    compute = choose("model.dtype", dtype, DTYPES)
+    built = choose("model.encoder", encoder, ENCODERS)(dtype=compute, remat=remat, **options)
+    built.check_options()  # now, not when the run has begun
+    return UNet(built, num_classes, decoder_features, compute)
 
 
 def check_size(height: int, width: int, *, multiple: int) -> None:

@@ -34,7 +34,7 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
         "width": classes.shape[1],
         "confidence": round(float(sums.sum() / classes.size), 6),
         "classes": {
-            names[k]: _measure_class(classes == k, total=sums[k])
+            names[k]: _measure_class(classes == k, total=float(sums[k]))
             for k in np.unique(classes).tolist()
         },
         "unsure": to_rle(unsure),

@@ -69,7 +69,7 @@ def load(folder: Path, *, checkpoint: str) -> Model:
 
 
 def _of_folder(folder: Path) -> Model:
-    from trashseg_jax import model_folder  # pyright: ignore[reportAttributeAccessIssue]
+    from trashseg_jax import model_folder
 
     model = model_folder.read(folder)
     same = ("network", "variables", "classes", "palette", "normalize", "image_size")

@@ -8,9 +8,9 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL, IGNORE_NAME, ClassMap, load
 from trashseg_jax.errors import InputError
 from trashseg_jax.settings import Config, flatten
 
-# Only a new run reads `pretrained` and its prefix. The arrays are float32 whatever the `dtype` of
-# the convolutions is, and a run of a GPU in bfloat16 is to be scored on any processor.
-FREE = ("model.pretrained", "model.pretrained_prefix", "model.dtype")
+# Only a new run reads `init`, `pretrained` and its prefix. The arrays are float32 whatever the
+# `dtype` of the convolutions is, and a run of a GPU in bfloat16 is to be scored on any processor.
+FREE = ("model.init", "model.pretrained", "model.pretrained_prefix", "model.dtype")
 SHOWN = 5  # differences that an error names
 
 # By key, as json holds it: options of the model, the normalisation, `classes` in their order and
@@ -22,7 +22,7 @@ def identify(config: Config) -> Identity:
     """Returns the identity that a run of this config has; reads its class map."""
     return {
         **_identify_options(config.to_dict()),
-        **_identify_classes(load_class_map(config.data.class_map)),
+        **identify_classes(load_class_map(config.data.class_map)),
     }
 
 
@@ -54,7 +54,7 @@ def read_identity(path: Path, *, class_map: str) -> Identity:
         return content["identity"]
     identity, given = _identify_options(content), content["data"]["class_map"]
     try:
-        identity |= _identify_classes(load_class_map(given))
+        identity |= identify_classes(load_class_map(given))
     except InputError as error:
         if given != class_map:
             raise InputError(
@@ -96,7 +96,7 @@ def _identify_options(config: dict[str, Any]) -> Identity:
     return json.loads(json.dumps(options))  # which knows no tuples
 
 
-def _identify_classes(class_map: ClassMap) -> Identity:
+def identify_classes(class_map: ClassMap) -> Identity:
     """Category names count without their case and outer blanks, as the map reads them."""
     names = {**dict(enumerate(class_map.classes)), IGNORE_LABEL: IGNORE_NAME}
     categories = {

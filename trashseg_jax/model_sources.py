@@ -1,0 +1,151 @@
+"""Models to hand on, out of a run or of a state_dict of segmentation_models_pytorch."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from trashseg_jax import build, evaluate, model_folder
+from trashseg_jax.data import taxonomy
+from trashseg_jax.data.augment import STATISTICS
+from trashseg_jax.devices import sharding
+from trashseg_jax.errors import InputError
+from trashseg_jax.model_description import MODEL_RULES
+from trashseg_jax.model_folder import Model
+from trashseg_jax.models import pretrained, smp_names
+from trashseg_jax.run.identity import identify_classes, read_identity
+from trashseg_jax.settings import Config
+
+# Of metrics.json, what is said of the weights.
+FIGURES = (
+    "dataset",
+    "split",
+    "step",
+    "num_images",
+    "miou",
+    "miou_interval",
+    "iou",
+    "miou_common",
+    "miou_per_image",
+    "pixel_accuracy",
+    "mean_dice",
+    "pixel_share",
+    "confusion",
+)
+
+
+def model_of_run(config: Config, workdir: Path) -> Model:
+    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
+    identity = read_identity(workdir / "config.json", class_map=config.data.class_map)
+    classes = tuple(identity["classes"])
+    network = build.build_model(config, num_classes=len(classes))
+    tx, _ = build.build_optimizer(config, steps=1)
+    state = evaluate.restore(config, workdir, network, tx, sharding.make_mesh())
+    step = int(state.step)
+    figures = find_figures(workdir, step=step)
+    if figures is None:
+        print(
+            f"{workdir}: has no figures of step {step}, so the card has none; to have them, score "
+            f"it with --mode=evaluate --config=run:{workdir} "
+            f"--config.eval.checkpoint={config.eval.checkpoint} and export again"
+        )
+    return Model(
+        network=network,
+        variables=jax.tree.map(np.asarray, state.eval_variables()),
+        architecture={
+            key.removeprefix("model."): model_folder.as_tuple(identity[key]) for key in MODEL_RULES
+        },
+        dtype=config.model.dtype,
+        classes=classes,
+        categories=identity["categories"],
+        palette=taxonomy.palette(len(classes)),
+        normalize=identity["data.normalize"],
+        image_size=config.data.image_size,
+        figures=figures,
+        training={
+            "run": workdir.resolve().name,
+            "step": step,
+            "averaged": bool(state.ema),
+            "options": options_to_hand_on(config),
+        },
+        calibration=None,
+    )
+
+
+def find_figures(workdir: Path, *, step: int) -> dict[str, Any] | None:
+    """Returns the figures of that step's weights; None if the run has those of others, or none."""
+    for folder in (workdir, workdir / "evaluations" / f"val-{step}"):
+        path = folder / "metrics.json"
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        if figures.get("step") == step:
+            return {key: figures[key] for key in FIGURES}
+    return None
+
+
+def options_to_hand_on(config: Config) -> dict[str, Any]:
+    """Returns the run's options as json has them, without folders of this machine."""
+    options = json.loads(json.dumps(config.to_dict()))
+    del options["recipes"]
+    return _without_folders(options)
+
+
+def _without_folders(value: Any) -> Any:
+    """Keeps the last name of a path, and a hub id, which says whose it is."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, str) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
+
+
+def model_of_smp(
+    path: Path, *, encoder: str, class_names: tuple[str, ...], normalize: str, image_size: int
+) -> Model:
+    """Returns the model of an smp.Unet's state_dict; a single class name is that of a class map."""
+    if encoder not in smp_names.SMP_ENCODERS:
+        known = ", ".join(smp_names.SMP_ENCODERS)
+        raise InputError(f"--encoder={encoder}: must be one of {known}")
+    if normalize not in STATISTICS:
+        raise InputError(f"--normalize={normalize}: must be one of {', '.join(STATISTICS)}")
+    stride = smp_names.SMP_OPTIONS["output_stride"]
+    if image_size < stride or image_size % stride:
+        raise InputError(f"--image_size={image_size}: must be a multiple of {stride}")
+    classes, categories = read_classes(class_names)
+    weights = smp_names.own_weights(str(path), pretrained.read_file(path))
+    outputs = len(weights[f"{smp_names.HEAD}.weight"])
+    if outputs != len(classes):
+        raise InputError(
+            f"--classes: has {len(classes)} names, and the head in {path} {outputs} outputs; name "
+            "each, in their order"
+        )
+    architecture = smp_names.read_architecture(weights, encoder=encoder)
+    network = model_folder.make_network(architecture, num_classes=outputs, dtype="float32")
+    shapes = model_folder.variable_shapes(network)
+    return Model(
+        network=network,
+        variables=smp_names.from_state_dict(str(path), weights, shapes, encoder=network.encoder),
+        architecture=architecture,
+        dtype="float32",
+        classes=classes,
+        categories=categories,
+        palette=taxonomy.palette(outputs),
+        normalize=normalize,
+        image_size=image_size,
+        figures=None,
+        training=None,
+        calibration=None,
+    )
+
+
+def read_classes(names: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, str] | None]:
+    """Returns class names; and the class of each category, where one name is a class map's."""
+    if len(names) == 1:
+        identity = identify_classes(taxonomy.load_class_map(names[0]))
+        return tuple(identity["classes"]), identity["categories"]
+    stripped = tuple(name.strip() for name in names)
+    if len(set(stripped)) < len(stripped) or not all(stripped):
+        raise InputError(f"--classes={','.join(names)}: must be different names")
+    return stripped, None
