@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trashseg_jax.data import photos
 from trashseg_jax.errors import InputError
@@ -48,6 +48,26 @@ def test_a_plain_jpeg_keeps_its_bytes(tmp_path, mode, options):
 )
 def test_an_odd_jpeg_keeps_its_bytes(tmp_path, data):
     assert read(tmp_path, data) == data
+
+
+def test_heic_without_its_package_names_the_package(tmp_path, monkeypatch):
+    known = tuple(name for name in photos.IMAGE_FORMATS if name != "HEIF")
+    monkeypatch.setattr(photos, "IMAGE_FORMATS", known)
+    with pytest.raises(InputError, match=r"a\.img: is HEIC, .*trashseg_jax\[heic\]"):
+        read(tmp_path, b"\0\0\0\x18ftypheic" + bytes(64))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright_whatever_the_camera_noted(tmp_path, orientation):
+    """As Pillow's own transposition has them."""
+    exif = Image.Exif()
+    exif[photos.EXIF_ORIENTATION] = orientation
+    path = tmp_path / "a.png"
+    Image.fromarray(SMOOTH).save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = np.array(ImageOps.exif_transpose(image))
+        np.testing.assert_array_equal(photos.read_pixels(path), expected)
+        np.testing.assert_array_equal(photos.to_pixels(image), expected)
 
 
 def test_a_jpeg_without_its_end_marker_is_refused_even_if_pillow_reads_it(tmp_path):

@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": ("trashseg_jax.main", ["--mode=train"]),
     "evaluate": ("trashseg_jax.main", ["--mode=evaluate"]),
+    "predict": ("trashseg_jax.predict", []),
     "export": ("trashseg_jax.export", []),
 }
 USAGE = """\
@@ -15,6 +16,7 @@ usage: trashseg COMMAND [--FLAG=VALUE ...]
   trashseg train --config=reference                      the demo, a few minutes on a CPU
   trashseg train --config=focal_balanced:aistage --config.data.dir=FOLDER
   trashseg evaluate --workdir=runs/NAME
+  trashseg predict --model=runs/NAME --input=photos/ --output=out/
   trashseg export --workdir=runs/NAME --output=models/NAME
 
 trashseg COMMAND --help lists the flags of a command."""

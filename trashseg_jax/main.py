@@ -198,7 +198,7 @@ def check_devices() -> None:
     sharding.describe_devices()
 
 
-def run(command: Callable[[list[str]], None], parse: Callable[[list[str]], list[str]]) -> None:
+def run(command: Callable[[list[str]], Any], parse: Callable[[list[str]], list[str]]) -> None:
     """Runs a command line; what it expects to go wrong is one line and an exit code of its own."""
     raise_on_signals()
     try:

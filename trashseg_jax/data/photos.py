@@ -1,16 +1,25 @@
 """Reads photographs of any kind as upright JPEG or PNG bytes, and refuses what is none."""
 
+import contextlib
 import io
 import warnings
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trashseg_jax.errors import InputError
 
 MAX_PIXELS = 178_000_000  # about where Pillow, too, takes an image for a decompression bomb
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+# iPhones' HEIC, by a package of its own.
+with contextlib.suppress(ImportError):
+    import pillow_heif  # pyright: ignore[reportMissingImports]
+
+    pillow_heif.register_heif_opener()
+    IMAGE_FORMATS = (*IMAGE_FORMATS, "HEIF")
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 EXIF_ORIENTATION = 0x0112
 
 
@@ -22,10 +31,37 @@ def read_photo(path: Path, *, upright: bool) -> tuple[tuple[int, int], bytes]:
     Raises InputError for a file that is no image, is damaged, or holds several pictures, and for
     one of more than MAX_PIXELS by its header alone, without decoding it.
     """
+    data = b""
     try:
-        return _stored(path.read_bytes(), upright)
+        data = path.read_bytes()
+        return _stored(data, upright)
     except Exception as error:  # broken files make Pillow raise whatever they trip over
+        if "HEIF" not in IMAGE_FORMATS and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+            raise InputError(
+                f"{path}: is HEIC, which needs pip install 'trashseg_jax[heic]'"
+            ) from error
         raise InputError(f"{path}: {_fault(error)}") from error
+
+
+def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the upright RGB pixels of a photograph, those that a prepared data set has of it.
+
+    Raises InputError as `read_photo` does.
+    """
+    _, encoded = read_photo(path, upright=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, of many pixels
+            image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        # No conversion where there is none to do: that would copy a panorama.
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    except Exception as error:  # a JPEG that is stored as it is has not been decoded whole
+        raise InputError(f"{path}: {_fault(error)}") from error
+
+
+def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the upright RGB pixels of an image that is open."""
+    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
 def is_turned(path: Path) -> bool:

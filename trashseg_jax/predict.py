@@ -1,0 +1,184 @@
+"""The command line: `python -m trashseg_jax.predict --model=runs/x --input=photos/ --output=out/`.
+
+Photographs to masks, overlays and figures; see docs/predict.md.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags, logging
+
+from trashseg_jax.errors import InputError
+from trashseg_jax.main import COMPILATION_CACHE, check_devices, parse_flags, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trashseg_jax.inference import Segmenter
+    from trashseg_jax.prediction.finish import Wanted
+    from trashseg_jax.prediction.inputs import Photo
+    from trashseg_jax.prediction.models import Model
+    from trashseg_jax.prediction.outputs import Options, Outputs
+
+MODEL = flags.DEFINE_string("model", None, "The folder of a run or of a model.")
+INPUT = flags.DEFINE_multi_string(
+    "input", [], "Photographs: a folder, a file, a glob in quotes or a COCO json; may be repeated."
+)
+# Overridden: export.py has a flag of this name, and a test imports both.
+OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", allow_override=True)
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Of a run: latest, best, or a step.")
+SCALE = flags.DEFINE_string("scale", "fit", "fit: the longer side to the training size; or tile.")
+TTA = flags.DEFINE_list("tta", [], "Average the probabilities over these: flip, scales.")
+PREDICT_BATCH = flags.DEFINE_integer("batch_size", 8, "Images that the device takes at once.", 1)
+THREADS = flags.DEFINE_integer(
+    "threads", 0, "Threads that read, and as many that write; 0: one a core, at most 8.", 0
+)
+PROBS = flags.DEFINE_bool("probs", False, "Write all probabilities: float16, h x w x classes.")
+SUBMISSION = flags.DEFINE_string("submission", None, "Sample csv of a submission.csv to write.")
+DATASET = flags.DEFINE_string("dataset", None, "A folder for a COCO data set of the predictions.")
+MIN_CONFIDENCE = flags.DEFINE_float(
+    "min_confidence", 0.5, "Pixels below it count nowhere in --dataset.", 0.0, 1.0
+)
+VAL_FRACTION = flags.DEFINE_float(
+    "val_fraction", 0.1, "The share of the photographs in val.json of --dataset.", 0.0, 0.9
+)
+SHARD = flags.DEFINE_string("shard", "", "This process's part, 3/16 for example; or slurm.")
+MERGE = flags.DEFINE_bool("merge", False, "Write the summaries of --output when all shards ended.")
+flags.declare_key_flag("compilation_cache")
+
+
+def main(argv: list[str]) -> int:
+    """Returns the exit code: 1 where photographs were bad."""
+    if len(argv) > 1:
+        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
+    if not OUTPUT.value:
+        raise InputError("--output is missing; name the folder to write into")
+    output = Path(OUTPUT.value).expanduser()
+    bad = merge(output) if MERGE.value else predict(output)
+    if bad:
+        print(f"{len(bad)} photographs were left out:", *bad, sep="\n  ")
+    return 1 if bad else 0
+
+
+def merge(output: Path) -> list[str]:
+    """Writes the summaries of all shards; returns why photographs are not in them."""
+    from trashseg_jax import folders
+    from trashseg_jax.prediction import manifest
+    from trashseg_jax.prediction.finish import finish
+    from trashseg_jax.prediction.outputs import Outputs
+
+    job = manifest.read(output)
+    wanted = read_wanted()
+    wanted.check(job.photos)
+    with folders.explained(output, "make room, or pass another --output"):
+        bad = finish(Outputs(output, job.options), job, wanted)
+    print(f"{output}: index.html, summary.csv, predictions.json")
+    return bad
+
+
+def predict(output: Path) -> list[str]:
+    """Predicts what is not predicted yet; returns why photographs could not be."""
+    from trashseg_jax.prediction.inputs import list_photos
+    from trashseg_jax.prediction.shards import parse_shard
+
+    # What can be said before anything is loaded.
+    if not MODEL.value or not INPUT.value:
+        raise InputError("--model and --input are needed: what predicts, and the photographs")
+    shard = parse_shard(SHARD.value, os.environ)
+    wanted = read_wanted()
+    if shard.count > 1 and (wanted.sample or wanted.dataset):
+        raise InputError("--submission and --dataset need all photographs: pass them with --merge")
+    photos = list_photos(INPUT.value, output=output)
+    wanted.check(photos)
+    check_devices()
+
+    # Imported late: --help and a wrong flag answer at once.
+    from trashseg_jax import folders
+    from trashseg_jax.devices import program_cache
+    from trashseg_jax.prediction import models
+    from trashseg_jax.prediction.finish import finish
+    from trashseg_jax.prediction.manifest import Manifest
+    from trashseg_jax.prediction.manifest import write as write_manifest
+    from trashseg_jax.prediction.outputs import Outputs
+
+    remedy = "make room, or pass another --output"
+    folders.check_writable(output, remedy)
+    if COMPILATION_CACHE.value:
+        program_cache.keep_programs()
+    model = models.load(Path(MODEL.value).expanduser(), checkpoint=CHECKPOINT.value)
+    segmenter = model.segmenter(
+        scale=SCALE.value,
+        tta=tuple(TTA.value),
+        batch_size=PREDICT_BATCH.value,
+        keep_probs=PROBS.value,
+    )
+    job = Manifest(read_options(model), photos)
+    outputs = Outputs(output, job.options)
+    with folders.explained(output, remedy):
+        output.mkdir(parents=True, exist_ok=True)
+        write_manifest(output, job, shard)
+        predict_missing(segmenter, outputs, shard.part(photos))
+        if shard.count > 1:
+            print(
+                f"{output}: when all shards have ended: trashseg predict --merge --output={output}"
+            )
+            return list_faults(outputs, shard.part(photos))
+        bad = finish(outputs, job, wanted)
+    print(f"{output}: index.html, summary.csv, predictions.json, masks, overlays")
+    return bad
+
+
+def predict_missing(segmenter: "Segmenter", outputs: "Outputs", photos: "Sequence[Photo]") -> None:
+    """Predicts the photographs that these outputs lack, and says how many were there."""
+    from trashseg_jax.prediction.job import predict_photos
+
+    todo, others = [], 0
+    for photo in photos:
+        record = outputs.read_record(photo)
+        if not outputs.is_done(photo, record):
+            todo.append(photo)
+            others += record is not None and not outputs.is_current(record)
+    if others:
+        print(f"{outputs.folder}: {others} photographs have files of another model or option")
+    if len(todo) < len(photos):
+        print(f"{outputs.folder}: {len(photos) - len(todo)} of {len(photos)} are there already")
+    threads = THREADS.value or min(os.cpu_count() or 1, 8)
+    predict_photos(todo, segmenter, outputs, threads=threads)
+
+
+def list_faults(outputs: "Outputs", photos: "Sequence[Photo]") -> list[str]:
+    """Returns why there is nothing of some photographs."""
+    records = filter(None, map(outputs.read_record, photos))
+    return [record["fault"] for record in records if "fault" in record]
+
+
+def read_options(model: "Model") -> "Options":
+    from trashseg_jax.prediction.outputs import Options
+
+    return Options(
+        model=model.digest(),
+        classes=model.classes,
+        palette=tuple(map(tuple, model.palette.tolist())),
+        scale=SCALE.value,
+        tta=tuple(TTA.value),
+        probs=PROBS.value,
+        min_confidence=MIN_CONFIDENCE.value,
+    )
+
+
+def read_wanted() -> "Wanted":
+    from trashseg_jax.prediction.finish import Wanted
+
+    sample, dataset = SUBMISSION.value, DATASET.value
+    return Wanted(
+        sample=Path(sample).expanduser() if sample else None,
+        dataset=Path(dataset).expanduser() if dataset else None,
+        val_fraction=VAL_FRACTION.value,
+    )
+
+
+if __name__ == "__main__":
+    run(main, parse_flags)

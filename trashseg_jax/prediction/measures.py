@@ -1,0 +1,64 @@
+"""What is counted of a photograph's prediction, and its masks as run lengths."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as mask_utils
+from scipy import ndimage
+
+from trashseg_jax.inference import Segmented
+
+STRIP = 256  # lines
+EIGHT = np.ones((3, 3), int)  # neighbours: pixels that touch at a corner are of one piece
+Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
+
+
+def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float) -> dict[str, Any]:
+    """Returns, as json holds it, what the summaries need of a photograph.
+
+    `classes` has pixels, pieces, mean confidence, box [x, y, width, height] and RLE of each class
+    that there is; `unsure` is the RLE of the pixels below `min_confidence`.
+    """
+    classes = segmented.classes
+    sums, unsure = np.zeros(256), np.empty(classes.shape, bool)
+    # In strips: float32 of a whole panorama would take more memory than all else.
+    for top in range(0, len(classes), STRIP):
+        rows = np.s_[top : top + STRIP]
+        confidence = segmented.confidence[rows].astype(np.float32)
+        sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
+        unsure[rows] = confidence < min_confidence
+    return {
+        "height": classes.shape[0],
+        "width": classes.shape[1],
+        "confidence": round(float(sums.sum() / classes.size), 6),
+        "classes": {
+            names[k]: _measure_class(classes == k, total=float(sums[k]))
+            for k in np.unique(classes).tolist()
+        },
+        "unsure": to_rle(unsure),
+    }
+
+
+def to_rle(mask: Bool[np.ndarray, "h w"]) -> Rle:
+    rle: Any = mask_utils.encode(np.asfortranarray(mask.view(np.uint8)))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
+    coded: Any = {"size": rle["size"], "counts": rle["counts"].encode()}
+    return mask_utils.decode(coded)
+
+
+def _measure_class(mask: Bool[np.ndarray, "h w"], *, total: float) -> dict[str, Any]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    _, pieces = ndimage.label(mask[top : bottom + 1, left : right + 1], EIGHT)  # pyright: ignore
+    return {
+        "pixels": int(mask.sum()),
+        "pieces": int(pieces),
+        "confidence": round(float(total / mask.sum()), 6),
+        "box": [left, top, right - left + 1, bottom - top + 1],
+        "rle": to_rle(mask),
+    }
