@@ -32,7 +32,9 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.main import parse_flags, read_config
 from trashseg_jax.report.files import write_json
 
-OUTPUT = flags.DEFINE_string("output", None, "The folder to write; it must not exist or be empty.")
+OUTPUT = flags.DEFINE_string(
+    "output", None, "The folder to write; it must not exist or be empty.", allow_override=True
+)
 IGNORE_COLOR = (255, 255, 255)  # no class has it
 
 

@@ -64,7 +64,9 @@ def test_a_run_s_folder_scores_as_the_run_does(
     model = model_folder.read(tmp_path)
     config, mesh = tiny_config(), train.sharding.make_mesh()
     loss_fn = build.build_loss(config, np.ones(len(model.classes)))
-    score = evaluate.build_scorer(config, prepared, model.network, loss_fn, mesh, refine=False)
+    score = evaluate.build_scorer(
+        config, prepared, model.network, loss_fn, mesh, refine=False, resolution="original"
+    )
     state = steps.TrainState(0, 0, **model.variables, opt_state=(), ema={})
     confusion = score(state).confusion.sum(0)
     np.testing.assert_array_equal(confusion, finished_run[1]["confusion"])

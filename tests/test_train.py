@@ -157,7 +157,9 @@ def test_evaluation_scores_the_averaged_weights(whole_run, tiny_config, prepared
         state, params=three["params"], batch_stats=three["batch_stats"], ema=five
     )
     loss_fn = build.build_loss(config, np.ones(11))
-    score = evaluate.build_scorer(config, prepared, model, loss_fn, mesh, refine=False)
+    score = evaluate.build_scorer(
+        config, prepared, model, loss_fn, mesh, refine=False, resolution="scaled"
+    )
     assert np.flatnonzero(score(state).confusion.sum((0, 1))).tolist() == [5]
 
 

@@ -102,7 +102,9 @@ def test_the_command_finds_the_shipped_configs(environment, tmp_path):
     assert wrong.stderr.startswith("error: --config.train.stepz: there is no such key")
     unknown = call(environment / "trashseg", "sing", cwd=tmp_path)
     assert unknown.returncode == 2
-    assert unknown.stderr == "error: trashseg sing: must be one of train, evaluate\n"
+    assert (
+        unknown.stderr == "error: trashseg sing: must be one of train, evaluate, predict, export\n"
+    )
 
 
 def test_a_run_from_another_directory_uses_a_config_by_its_name(environment, tmp_path):

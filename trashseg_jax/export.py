@@ -18,7 +18,8 @@ from trashseg_jax.main import CONFIG, WORKDIR, check_devices, parse_flags, run
 if TYPE_CHECKING:
     from trashseg_jax.model_folder import Model
 
-OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
+# Other command lines have a flag of that name; one process may import several (the tests do).
+OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", allow_override=True)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a model's folder that is there.")
 ONNX = flags.DEFINE_bool("onnx", False, "Write model.onnx too.")
 FROM_SMP = flags.DEFINE_string(
