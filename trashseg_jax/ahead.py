@@ -9,7 +9,7 @@ from typing import Any
 
 
 def map_ahead(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Yields `work(item)` in order, done by a thread a core; so many items are held at most."""
+    """Yields `work(item)` in order, by a thread per core; no more items than that are held."""
     count = os.cpu_count() or 1
     waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(count) as threads:
