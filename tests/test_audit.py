@@ -35,7 +35,7 @@ def write_split(
 
 
 def check(data, *, allow_overlap=False):
-    audit.check_training(data, allow_overlap=allow_overlap)
+    audit.check_training(data, folder="photos", allow_overlap=allow_overlap)
     return audit.find_warnings(data, split="val")
 
 
@@ -63,7 +63,9 @@ def test_a_split_within_the_other_is_refused_unless_allowed(tmp_path, train_seed
     write_split(tmp_path, "train", train_seeds)
     write_split(tmp_path, "val", val_seeds)
     data = prepare(tmp_path)
-    with pytest.raises(InputError, match=r"all 2 images of .*2\.png, 3\.png.*allow_overlap=True"):
+    with pytest.raises(
+        InputError, match=r"^photos: all 2 images of .*2\.png, 3\.png.*allow_overlap=True"
+    ):
         check(data)
     (line,) = check(data, allow_overlap=True)
     assert line.startswith(f"2 of {len(val_seeds)} ")

@@ -71,7 +71,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 
     # Data: which images, how often, and what each class weighs.
     data = build.build_data(config)
-    audit.check_training(data, allow_overlap=config.data.allow_overlap)
+    folder, allow_overlap = config.data.dir or config.data.name, config.data.allow_overlap
+    audit.check_training(data, folder=folder, allow_overlap=allow_overlap)
     warnings = audit.find_warnings(data, split=config.eval.split)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
 SHOWN = 10  # file names that a line names
 
 
-def check_training(data: "Prepared", *, allow_overlap: bool) -> None:
-    """Raises InputError for a training split that teaches nothing, or that holds the other one."""
-    where, pixels = data.builder.data_path, data.counts("train")[0].sum(0)
+def check_training(data: "Prepared", *, folder: str, allow_overlap: bool) -> None:
+    """Raises InputError for a training split that teaches nothing, or that holds the other one.
+
+    `folder` is the data set's, for the message.
+    """
+    where, pixels = folder, data.counts("train")[0].sum(0)
     if not pixels.any():
         raise InputError(
             f"{where}: the training split has no labelled pixel, all are ignored; check the "

@@ -75,10 +75,9 @@ def describe_new(path: Path, cache_dir: Path) -> str:
     """Returns a line on a copy that has just been made, and on all that lie beside it."""
     copies = list_copies(cache_dir)
     total = sum(copy.size for copy in copies)
-    return (
-        f"{path}: prepared, {format_size(_size(path))}; the {len(copies)} copies in this cache "
-        f"take {format_size(total)}, scripts/clean_cache.py removes old ones"
-    )
+    others = f"; the {len(copies)} copies in this cache take {format_size(total)}, "
+    others += "scripts/clean_cache.py removes old ones"
+    return f"{path}: prepared, {format_size(_size(path))}{others if len(copies) > 1 else ''}"
 
 
 def format_size(size: int) -> str:
