@@ -86,7 +86,8 @@ def export(data, output: Path) -> dict[str, int]:
 def write_split(data, split: str, folder: Path) -> int:
     source, colors = data.source(split), palette_bytes(len(data.classes))
     endings = [_ending(record["image"]) for record in source]
-    for record, name in zip(source, file_names(source.file_names(), endings), strict=True):
+    names = [name for name, _ in data.images(split)]
+    for record, name in zip(source, file_names(names, endings), strict=True):
         image, label = folder / "images" / name, (folder / "labels" / name).with_suffix(".png")
         for path in (image, label):
             path.parent.mkdir(parents=True, exist_ok=True)

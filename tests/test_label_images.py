@@ -3,8 +3,8 @@ import zlib
 
 import numpy as np
 import pytest
+from fixtures_pieces import flood_pieces
 from PIL import Image, ImageOps
-from scipy import ndimage
 
 from trashseg_jax.data import label_images
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
@@ -220,12 +220,12 @@ def test_a_label_of_another_size_is_refused_with_both(tmp_path, orientation, sha
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (23, 31), (60, 50)])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_pieces_are_those_that_scipy_counts(shape, share):
+def test_objects_are_the_pieces_that_flooding_finds(shape, share):
     rng = np.random.default_rng(0)
     classes = np.where(rng.random(shape) < share, rng.integers(0, 4, shape), 0).astype(np.uint8)
     classes[rng.random(shape) < 0.05] = IGNORE_LABEL
-    expected = [ndimage.label(classes == k, np.ones((3, 3)))[1] for k in range(1, 4)]
-    assert label_images.count_pieces(classes, num_classes=4).tolist() == [0, *expected]
+    expected = [flood_pieces(classes == k) for k in range(1, 4)]
+    assert label_images.count_objects(classes, num_classes=4).tolist() == [0, *expected]
 
 
 def test_a_spiral_is_one_piece():
@@ -233,5 +233,5 @@ def test_a_spiral_is_one_piece():
     for ring in range(0, 20, 2):  # each ring opens into the next
         classes[ring, max(ring - 2, 0) : 41 - ring] = classes[ring : 41 - ring, 40 - ring] = 1
         classes[40 - ring, ring : 41 - ring] = classes[ring + 2 : 41 - ring, ring] = 1
-    assert ndimage.label(classes, np.ones((3, 3)))[1] == 1
-    assert label_images.count_pieces(classes, num_classes=2).tolist() == [0, 1]
+    assert flood_pieces(classes == 1) == 1
+    assert label_images.count_objects(classes, num_classes=2).tolist() == [0, 1]

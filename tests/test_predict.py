@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from fixtures_pieces import flood_pieces
 from PIL import Image
 from pycocotools import mask as mask_utils
 
@@ -197,19 +198,6 @@ def test_coco_results_decode_to_the_masks(command, tmp_path):
     assert ids == {name: place for place, name in enumerate(sorted(SIZES), start=1)}
 
 
-def count_pieces(mask):
-    """Pieces of pixels that touch by an edge or corner, by flooding from each."""
-    left, pieces = set(map(tuple, np.argwhere(mask).tolist())), 0
-    while left:
-        front, pieces = [left.pop()], pieces + 1
-        while front:
-            y, x = front.pop()
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
-            left -= near
-            front += near
-    return pieces
-
-
 def test_the_summary_counts_each_class(command, model, photos, tmp_path):
     command()
     rows = list(csv.DictReader((tmp_path / "out/summary.csv").open()))
@@ -222,7 +210,7 @@ def test_the_summary_counts_each_class(command, model, photos, tmp_path):
             mask = found.classes == index
             assert int(row[f"{name} pixels"]) == mask.sum()
             assert float(row[f"{name} share"]) == pytest.approx(mask.mean(), abs=1e-6)
-            assert int(row[f"{name} pieces"]) == count_pieces(mask)
+            assert int(row[f"{name} pieces"]) == flood_pieces(mask)
             if mask.any():
                 mean = found.confidence[mask].astype(float).mean()
                 assert float(row[f"{name} confidence"]) == pytest.approx(mean, abs=1e-6)

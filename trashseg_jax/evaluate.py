@@ -17,6 +17,7 @@ from jaxtyping import Array, Float32, Integer, UInt8
 from tqdm import tqdm
 
 from trashseg_jax import build, folders, metrics, steps
+from trashseg_jax.ahead import one_behind
 from trashseg_jax.data import audit, scaling
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.originals import original_batches
@@ -277,7 +278,19 @@ def segment_batches(
 
     A batch comes out when the device has been given the next one, so that it never waits.
     """
-    waiting: list[tuple[Batch, list[Array]]] = []
+    given = give_batches(segmenter, loss_step, batches, probs=probs)
+    for batch, logits in one_behind(given):
+        yield with_classes(segmenter, batch, logits, num_classes=num_classes)
+
+
+def give_batches(
+    segmenter: Segmenter,
+    loss_step: Callable[[Array, Array], Array],
+    batches: Iterator[Batch],
+    *,
+    probs: bool,
+) -> Iterator[tuple[Batch, list[Array]]]:
+    """Yields each batch, with its `loss` and `probs` if asked for, and the logits of its views."""
     for batch in batches:
         if segmenter.tiles or not batch["seen"]:
             logits = [segmenter.logits(batch["image"])]
@@ -286,11 +299,7 @@ def segment_batches(
         batch["loss"] = loss_step(logits[0], segmenter.put(batch["label"], fill=IGNORE_LABEL))
         if probs:
             batch["probs"] = jax.nn.softmax(logits[0])
-        waiting.append((batch, logits))
-        if len(waiting) == 2:
-            yield with_classes(segmenter, *waiting.pop(0), num_classes=num_classes)
-    for batch, logits in waiting:
-        yield with_classes(segmenter, batch, logits, num_classes=num_classes)
+        yield batch, logits
 
 
 def with_classes(
@@ -334,12 +343,11 @@ def refine_batches(
     The last is u8[b,REASON_BYTES]: in ASCII why a row is the raw prediction, 0 where it is not.
     Each batch comes out after the next one went in: the pool never waits for the device.
     """
-    waiting: list[tuple[Batch, list[Future]]] = []
-    for batch in scored:
-        waiting.append((batch, submit_rows(pool, batch, sharding.local_rows(batch.pop("probs")))))
-        if len(waiting) == 2:
-            yield with_refined(*waiting.pop(0), num_classes=num_classes)
-    for batch, futures in waiting:
+    submitted = (
+        (batch, submit_rows(pool, batch, sharding.local_rows(batch.pop("probs"))))
+        for batch in scored
+    )
+    for batch, futures in one_behind(submitted):
         yield with_refined(batch, futures, num_classes=num_classes)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float16, Int32, UInt8
 
-from trashseg_jax.ahead import batched, map_ahead
+from trashseg_jax.ahead import batched, map_ahead, one_behind
 from trashseg_jax.data import scaling
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.settings import choose
@@ -95,14 +95,10 @@ class Segmenter:
         if self.tiles:
             yield from map(self.segment_tiles, images)
             return
-        waiting = None  # the device works on a group while the next one is scaled
-        for group in batched(map_ahead(self.fit, images), self.batch_size):
-            logits = self.view_logits(group)
-            if waiting:
-                yield from self.segment_fitted(*waiting)
-            waiting = group, logits
-        if waiting:
-            yield from self.segment_fitted(*waiting)
+        # The device works on a group while the one before is written.
+        groups = batched(map_ahead(self.fit, images), self.batch_size)
+        for group, logits in one_behind((group, self.view_logits(group)) for group in groups):
+            yield from self.segment_fitted(group, logits)
 
     def fit(self, image: UInt8[np.ndarray, "h w 3"]) -> Fitted:
         """Scales and pads a photograph for each view; any thread may."""
@@ -200,12 +196,8 @@ class Segmenter:
         The device works on a batch while the one before is blended.
         """
         upright = (scaling.pad_photo(turn(w) if turned else w, self.image_size) for w in windows)
-        waiting: list[tuple[int, Array]] = []
-        for group in batched(upright, self.batch_size):
-            waiting.append((len(group), self._mean_probs(np.stack(group))))
-            if len(waiting) == 2:
-                yield from fetch_windows(*waiting.pop(0), turned=turned)
-        for count, probs in waiting:
+        groups = batched(upright, self.batch_size)
+        for count, probs in one_behind((len(g), self._mean_probs(np.stack(g))) for g in groups):
             yield from fetch_windows(count, probs, turned=turned)
 
     def _mean_probs(self, windows: UInt8[np.ndarray, "n s s 3"]) -> Float[Array, "b s s k"]:

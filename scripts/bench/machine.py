@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 from bench.interleave import Trial
 from bench.options import Options
 from trashseg_jax.devices.compiling import compiler_options
+from trashseg_jax.devices.sharding import processor_name
 
 PACKAGES = ("jax", "flax", "tensorflow-cpu", "pydensecrf2")
 PEERS = ("torch", "segmentation_models_pytorch", "albumentations")
@@ -46,19 +46,11 @@ def describe() -> dict[str, Any]:
     """Returns the processor, the device and the versions."""
     device = jax.devices()[0]
     return {
-        "processor": f"{os.cpu_count()} x {processor()}",
+        "processor": f"{os.cpu_count()} x {processor_name()}",
         "device": device.device_kind if device.platform != "cpu" else "cpu",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in (*PACKAGES, *PEERS)},
     }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
 
 
 def version(package: str) -> str:

@@ -156,12 +156,6 @@ class Records:
             "id": feature["id"].int64_list.value[0],
         }
 
-    def file_names(self) -> list[str]:
-        """Returns the images' names in their data set's folder."""
-        examples = (tf.train.Example.FromString(example) for example in self.examples)
-        features = (example.features.feature["file_name"] for example in examples)
-        return [feature.bytes_list.value[0].decode() for feature in features]
-
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:

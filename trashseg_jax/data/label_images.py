@@ -79,42 +79,16 @@ _TURNS = {
 }
 
 
-def count_pieces(classes: UInt8[np.ndarray, "h w"], *, num_classes: int) -> Int64[np.ndarray, "k"]:
-    """Returns the connected pieces of each class but the background; corners connect, too.
+def count_objects(classes: UInt8[np.ndarray, "h w"], *, num_classes: int) -> Int64[np.ndarray, "k"]:
+    """Returns the connected pieces of each class but the background; corners connect, too."""
+    # Here: SciPy takes 0.2 s to import, which a COCO folder need not wait for.
+    from scipy import ndimage
 
-    Runs of equal pixels in a row are joined to those of the row above that touch them, each to
-    the lowest number that it reaches, until none changes.
-    """
-    starts = np.ones(classes.shape, bool)
-    starts[:, 1:] = classes[:, 1:] != classes[:, :-1]
-    run = np.cumsum(starts, dtype=np.int32).reshape(classes.shape) - 1
-    labels = classes[starts]
-    pairs = np.concatenate([_touching(classes, run, shift) for shift in (-1, 0, 1)], axis=1)
-    root = np.arange(len(labels))
-    while True:
-        above, below = root[pairs]
-        if (above == below).all():
-            break
-        lowest = np.minimum(above, below)
-        np.minimum.at(root, above, lowest)
-        np.minimum.at(root, below, lowest)
-        while (root != root[root]).any():
-            root = root[root]
-    pieces = np.bincount(labels[root == np.arange(len(root))], minlength=256)[:num_classes]
-    pieces[0] = 0
-    return pieces
+    from trashseg_jax.data.pieces import count_pieces
 
-
-def _touching(classes: UInt8[np.ndarray, "h w"], run: Int32[np.ndarray, "h w"], shift: int):
-    """Returns the runs that a pixel and the one `shift` right of the one below it are of [2, n]."""
-    width = classes.shape[1]
-    above = np.s_[:-1, max(-shift, 0) : width - max(shift, 0)]
-    below = np.s_[1:, max(shift, 0) : width - max(-shift, 0)]
-    same = (classes[above] == classes[below]) & (classes[above] != 0)
-    pairs = np.stack([run[above][same], run[below][same]])
-    new = np.ones(pairs.shape[1], bool)
-    new[1:] = (pairs[:, 1:] != pairs[:, :-1]).any(0)
-    return pairs[:, new]
+    boxes = ndimage.find_objects(classes, max_label=num_classes - 1)
+    pieces = [count_pieces(classes[box] == k) if box else 0 for k, box in enumerate(boxes, start=1)]
+    return np.array([0, *pieces], np.int64)
 
 
 # The file

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trashseg_jax import inference
+from trashseg_jax.ahead import map_ahead
 from trashseg_jax.data.photos import read_pixels
 from trashseg_jax.errors import InputError
 from trashseg_jax.prediction.inputs import Photo
@@ -34,8 +35,8 @@ def predict_photos(
     """
     fed: collections.deque[Read] = collections.deque()
 
-    def images(readers: ThreadPoolExecutor, progress: Progress) -> Iterator[np.ndarray]:
-        for read in _read_ahead(photos, readers, ahead=threads):
+    def images(reads: Iterator[Read], progress: Progress) -> Iterator[np.ndarray]:
+        for read in reads:
             if read.fault:
                 outputs.write_fault(read.photo, read.fault)
                 progress.write(f"warning: {read.fault}")
@@ -44,9 +45,10 @@ def predict_photos(
             fed.append(read)
             yield read.image
 
-    with _threads(threads) as readers, _threads(threads) as writers, Progress(len(photos)) as bar:
+    reading = contextlib.closing(map_ahead(_read, photos, threads=threads))
+    with reading as reads, _threads(threads) as writers, Progress(len(photos)) as bar:
         writing: collections.deque[Future[None]] = collections.deque()
-        for found in segmenter.segment(images(readers, bar)):
+        for found in segmenter.segment(images(reads, bar)):
             read = fed.popleft()
             writing.append(writers.submit(outputs.write, read.photo, read.image, found, read.file))
             del read, found  # the pixels go when they are written
@@ -66,16 +68,6 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read_ahead(photos: Sequence[Photo], pool: ThreadPoolExecutor, *, ahead: int) -> Iterator[Read]:
-    waiting: collections.deque[Future[Read]] = collections.deque()
-    for photo in photos:
-        waiting.append(pool.submit(_read, photo))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _read(photo: Photo) -> Read:

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as mask_utils
-from scipy import ndimage
 
+from trashseg_jax.data.pieces import count_pieces
 from trashseg_jax.inference import Segmented
 
 STRIP = 256  # lines
-EIGHT = np.ones((3, 3), int)  # neighbours: pixels that touch at a corner are of one piece
 Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
 
 
@@ -54,10 +53,10 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
 def _measure_class(mask: Bool[np.ndarray, "h w"], *, total: float) -> dict[str, Any]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-    _, pieces = ndimage.label(mask[top : bottom + 1, left : right + 1], EIGHT)  # pyright: ignore
+    pieces = count_pieces(mask[top : bottom + 1, left : right + 1])
     return {
         "pixels": int(mask.sum()),
-        "pieces": int(pieces),
+        "pieces": pieces,
         "confidence": round(float(total / mask.sum()), 6),
         "box": [left, top, right - left + 1, bottom - top + 1],
         "rle": to_rle(mask),

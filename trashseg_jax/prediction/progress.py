@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from trashseg_jax.run.progress import SECONDS, format_seconds
+from trashseg_jax.run.progress import SECONDS, format_seconds, write_line
 
 
 class Progress:
@@ -38,5 +38,4 @@ class Progress:
             )
 
     def write(self, line: str) -> None:
-        with tqdm.external_write_mode():
-            print(line, flush=True)
+        write_line(line)

@@ -43,9 +43,13 @@ class Progress:
             )
 
     def write(self, line: str) -> None:
-        """Prints a line, at once even into a pipe, without tearing the bar."""
-        with tqdm.external_write_mode():
-            print(line, flush=True)
+        write_line(line)
+
+
+def write_line(line: str) -> None:
+    """Prints a line, at once even into a pipe, without tearing a bar."""
+    with tqdm.external_write_mode():
+        print(line, flush=True)
 
 
 def format_seconds(seconds: float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from trashseg_jax.data.label_images import count_pieces, read_label, turn_upright
+from trashseg_jax.data.label_images import count_objects, read_label, turn_upright
 from trashseg_jax.data.layouts import IMAGE_ENDINGS, Place, find_list, find_places, list_images
 from trashseg_jax.data.records import SKIP_REMEDY, DataFolder, Label, Record, Splits, hold_out
 from trashseg_jax.data.taxonomy import ClassMap
@@ -44,7 +44,7 @@ class LabelImage:
         """Reads the label map; the objects of a class are its connected pieces."""
         stored = read_label(self.path, self.class_map)
         classes = turn_upright(stored, self.path, self.photo, height=height, width=width)
-        return Label(classes, count_pieces(classes, num_classes=num_classes), notes={})
+        return Label(classes, count_objects(classes, num_classes=num_classes), notes={})
 
 
 class Pairs(NamedTuple):
