@@ -116,6 +116,16 @@ def test_files_are_on_the_disk_before_they_get_their_name_and_the_name_after(tmp
     assert (tmp_path / "a.txt").read_text() == "übung\n"
 
 
+def test_a_replaced_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Whatever wrote into it."""
+    calls, sync, rename = [], folders.sync, os.rename
+    monkeypatch.setattr(folders, "sync", lambda path: (calls.append("sync"), sync(path)))
+    monkeypatch.setattr(os, "rename", lambda a, b: (rename(a, b), calls.append(Path(b).name)))
+    with files.replaced_folder(tmp_path / "model") as folder:
+        (folder / "README.md").write_text("x")
+    assert calls == ["sync", "model"]
+
+
 def test_every_file_and_folder_of_a_tree_is_synced(tmp_path, monkeypatch):
     synced = []
     (tmp_path / "a" / "b").mkdir(parents=True)

@@ -51,6 +51,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
         yield new
+        folders.sync(new)
         while True:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, old)
