@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -29,7 +29,7 @@ from trashseg_jax import build
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, IGNORE_NAME, palette
 from trashseg_jax.errors import InputError
-from trashseg_jax.main import parse_flags, read_config
+from trashseg_jax.main import parse_flags, read_config, run
 from trashseg_jax.report.files import write_json
 
 OUTPUT = flags.DEFINE_string(
@@ -39,11 +39,9 @@ IGNORE_COLOR = (255, 255, 255)  # no class has it
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
+    del argv
     if not OUTPUT.value:
         raise InputError("--output is missing; it must name the folder to write")
-    logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
     config, output = read_config(), Path(OUTPUT.value).expanduser()
     check_output(output)
     counts = export(build.build_data(config), output)
@@ -150,13 +148,5 @@ def _umask() -> int:
     return mask
 
 
-def run() -> None:
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    run()
+    run(main, parse_flags)

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags, logging
+from absl import flags
 from ml_collections.config_flags import config_flags
 
 from trashseg_jax import settings
@@ -42,10 +42,7 @@ OVERRIDABLE = ("eval.checkpoint",)
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
+    del argv
     check_source()
     output = choose_output()
     check_devices()

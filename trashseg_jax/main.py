@@ -45,10 +45,7 @@ COMPILATION_CACHE = flags.DEFINE_bool(
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
+    del argv  # holds flags alone: see run
     config: Any = read_config()
     workdir = choose_workdir()
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
@@ -200,9 +197,17 @@ def check_devices() -> None:
 
 def run(command: Callable[[list[str]], Any], parse: Callable[[list[str]], list[str]]) -> None:
     """Runs a command line; what it expects to go wrong is one line and an exit code of its own."""
+
+    def run_command(argv: list[str]) -> Any:
+        if len(argv) > 1:
+            raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
+        return command(argv)
+
     raise_on_signals()
     try:
-        app.run(command, flags_parser=parse)
+        app.run(run_command, flags_parser=parse)
     except Interrupted as error:
         print(error, file=sys.stderr)
         processes.leave(error.exit_code)

@@ -16,8 +16,10 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import MODEL_RULES
 from trashseg_jax.model_folder import Model
 from trashseg_jax.models import pretrained, smp_names
+from trashseg_jax.models.unet import UNet
 from trashseg_jax.run.identity import identify_classes, read_identity
 from trashseg_jax.settings import Config
+from trashseg_jax.steps import TrainState
 
 # Of metrics.json, what is said of the weights.
 FIGURES = (
@@ -39,12 +41,8 @@ FIGURES = (
 
 def model_of_run(config: Config, workdir: Path) -> Model:
     """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
-    identity = read_identity(workdir / "config.json", class_map=config.data.class_map)
-    classes = tuple(identity["classes"])
-    network = build.build_model(config, num_classes=len(classes))
-    tx, _ = build.build_optimizer(config, steps=1)
-    state = evaluate.restore(config, workdir, network, tx, sharding.make_mesh())
-    step = int(state.step)
+    network, state, identity = restore_run(config, workdir)
+    classes, step = tuple(identity["classes"]), int(state.step)
     figures = find_figures(workdir, step=step)
     if figures is None:
         print(
@@ -73,6 +71,15 @@ def model_of_run(config: Config, workdir: Path) -> Model:
         },
         calibration=None,
     )
+
+
+def restore_run(config: Config, workdir: Path) -> tuple[UNet, TrainState, dict[str, Any]]:
+    """Returns the network of a run, the state that `eval.checkpoint` names, and its identity."""
+    identity = read_identity(workdir / "config.json", class_map=config.data.class_map)
+    network = build.build_model(config, num_classes=len(identity["classes"]))
+    tx, _ = build.build_optimizer(config, steps=1)
+    state = evaluate.restore(config, workdir, network, tx, sharding.make_mesh())
+    return network, state, identity
 
 
 def find_figures(workdir: Path, *, step: int) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags, logging
+from absl import flags
 
 from trashseg_jax.errors import InputError
 from trashseg_jax.main import COMPILATION_CACHE, check_devices, parse_flags, run
@@ -50,10 +50,7 @@ flags.declare_key_flag("compilation_cache")
 
 def main(argv: list[str]) -> int:
     """Returns the exit code: 1 where photographs were bad."""
-    if len(argv) > 1:
-        raise InputError(f"argument {argv[1]!r}: not understood; options begin with --")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # the libraries' chatter otherwise
+    del argv
     if not OUTPUT.value:
         raise InputError("--output is missing; name the folder to write into")
     output = Path(OUTPUT.value).expanduser()

@@ -10,12 +10,11 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from trashseg_jax import build, evaluate, inference, settings
+from trashseg_jax import inference, model_folder, model_sources, settings
 from trashseg_jax.configs import default
 from trashseg_jax.data import augment, taxonomy
-from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
-from trashseg_jax.run.identity import read_identity
+from trashseg_jax.model_description import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +60,11 @@ def load(folder: Path, *, checkpoint: str) -> Model:
         raise InputError(
             f"--model={folder}: holds no config.json; name the folder of a run or of a model"
         )
-    try:
-        is_model = "format" in json.loads(description.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{description}: is not json ({error}); copy it again") from error
+    is_model = "format" in read_json(description)
     return _of_folder(folder) if is_model else _of_run(folder, checkpoint=checkpoint)
 
 
 def _of_folder(folder: Path) -> Model:
-    from trashseg_jax import model_folder
-
     model = model_folder.read(folder)
     same = ("network", "variables", "classes", "palette", "normalize", "image_size")
     return Model(**{name: getattr(model, name) for name in same})
@@ -79,11 +73,8 @@ def _of_folder(folder: Path) -> Model:
 def _of_run(folder: Path, *, checkpoint: str) -> Model:
     config: Any = settings.read_config(folder, defaults=default.get_config)
     config.eval.checkpoint = checkpoint
-    identity = read_identity(folder / "config.json", class_map=config.data.class_map)
+    network, state, identity = model_sources.restore_run(config, folder)
     classes = tuple(identity["classes"])
-    network = build.build_model(config, num_classes=len(classes))
-    tx, _ = build.build_optimizer(config, steps=1)
-    state = evaluate.restore(config, folder, network, tx, sharding.make_mesh())
     return Model(
         network=network,
         variables=jax.tree.map(np.asarray, state.eval_variables()),
