@@ -22,14 +22,17 @@ def get_config(dataset: str = "demo") -> ConfigDict:
     config.data = _data(dataset)
     config.model = ConfigDict(
         {
-            "encoder": "resnet34",  # resnet18, resnet34, resnet50
-            "width": 64,  # features of the encoder's stem
-            # The four below are explained in docs/encoders.md.
+            # resnet18, resnet34, resnet50; efficientnet_lite0, _lite1, _lite2
+            "encoder": "resnet34",
+            # Features of a ResNet's stem. An EfficientNet has width / 64 of those published.
+            "width": 64,
+            # The four below are explained in docs/encoders.md; the last three are of ResNets only.
             "output_stride": 32,  # 16, 8: dilation in place of the last strides
             "stem_pool": "max",  # atrous, none: features of twice the size, output_stride <= 16
             "layer4": "standard",  # or reference_dilated
             "multi_grid": (1, 1, 1),  # factors on the dilations of layer4's blocks
-            # A file of weights, a hub id (timm/resnet34.a1_in1k), or "": random weights.
+            # A file of weights, a hub id (timm/resnet34.a1_in1k), an installed package's
+            # (package:efficientnet-lite0), or "": random weights.
             "pretrained": "",
             "pretrained_prefix": "",  # before the encoder's names in it; "": found by itself
             # A model's folder (docs/models.md): the whole network begins with its weights.
@@ -143,7 +146,9 @@ def _data(dataset: str) -> ConfigDict:
                 "contrast": 0.2,
                 "saturation": 0.2,
             },
-            "normalize": "imagenet",  # "unit": only divide by 255
+            # What the encoder's weights were trained with: imagenet's mean and deviation;
+            # inception: -1 to 1, for EfficientNet-Lite; unit: 0 to 1.
+            "normalize": "imagenet",
         }
     )
 

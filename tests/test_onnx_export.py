@@ -64,6 +64,12 @@ def test_every_encoder_gives_the_model_s_classes(encoder, photographs):
     check(make_model(encoder=encoder, multi_grid=(1, 1, 1)), photographs)
 
 
+@pytest.mark.parametrize("output_stride", [32, 16])
+def test_an_efficientnet_lite_gives_the_model_s_classes(output_stride, photographs):
+    options = {"multi_grid": (1, 1, 1), "width": 8, "output_stride": output_stride}
+    check(make_model(encoder="efficientnet_lite0", **options), photographs)
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 def test_every_option_gives_the_model_s_classes(options, photographs):
     check(make_model(**options), photographs)

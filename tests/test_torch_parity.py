@@ -223,6 +223,29 @@ def test_the_card_s_code_for_pytorch_gives_the_model_s_logits(demo_folder, tmp_p
     assert largest_error(by_jax["logits"], by_torch["logits"]) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_unet_on_efficientnet_lite_is_the_library_s(name):
+    """There with timm's encoder, which pads as TensorFlow does; and loaded back strictly."""
+    library = import_library()
+    options = {"classes": 11, "encoder_weights": None, "decoder_channels": DECODER}
+    theirs = library.Unet(smp_names.SMP_ENCODERS[name], **options)
+    weights = randomize(theirs)
+    ours = unet.make_unet(
+        num_classes=11,
+        encoder=name,
+        decoder_features=DECODER,
+        dtype="float32",
+        remat=False,
+        **smp_names.SMP_OPTIONS,
+    )
+    shapes = model_folder.variable_shapes(ours)
+    variables = smp_names.from_state_dict("peer", weights, shapes, encoder=ours.encoder)
+    image, tensor = random_image(64, 96)
+    logits = jax.jit(partial(ours.apply, train=False))(variables, image)
+    assert largest_error(logits, theirs(tensor)) < 1e-4
+    load_strictly(theirs, variables, ours.encoder)
+
+
 def import_library():
     try:
         return import_smp()

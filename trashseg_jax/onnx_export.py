@@ -19,8 +19,8 @@ from onnx import (  # pyright: ignore[reportMissingImports]
 from trashseg_jax.data.augment import STATISTICS
 from trashseg_jax.errors import InputError
 from trashseg_jax.model_folder import Model
-from trashseg_jax.models import resnet, smp_names
-from trashseg_jax.models.normalization import EPSILON
+from trashseg_jax.models import efficientnet_lite, normalization, resnet, smp_names
+from trashseg_jax.models.depthwise import same_padding
 from trashseg_jax.models.pretrained import Weights
 
 # Old enough for the runtimes of the last years; 18 is the first whose Pad takes axes.
@@ -53,11 +53,26 @@ class Graph:
         return name
 
     def conv(
-        self, x: str, module: str, norm: str = "", *, stride: int = 1, dilation: int = 1
+        self,
+        x: str,
+        module: str,
+        norm: str = "",
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        same: bool = False,
+        epsilon: float = normalization.EPSILON,
     ) -> str:
-        """Adds a convolution that keeps the size but for its stride, the BatchNorm folded in."""
-        kernel, bias = folded(self.weights, module, norm)
-        padding = dilation * (kernel.shape[-1] // 2)
+        """Adds a convolution that keeps the size but for its stride, the BatchNorm folded in.
+
+        With `same` it is padded as `depthwise.same_padding` says, else alike on both sides. A
+        kernel of one input channel is depthwise.
+        """
+        kernel, bias = folded(self.weights, module, norm, epsilon)
+        outputs, inputs, size, _ = kernel.shape
+        before = after = dilation * (size // 2)
+        if same:
+            before, after = same_padding(size, stride=stride, dilation=dilation)
         return self.add(
             "Conv",
             x,
@@ -66,21 +81,24 @@ class Graph:
             name=module,
             strides=[stride] * 2,
             dilations=[dilation] * 2,
-            pads=[padding] * 4,
+            pads=[before] * 2 + [after] * 2,
+            group=outputs if inputs == 1 else 1,
         )
 
     def conv_relu(self, x: str, module: str, norm: str, **options: int) -> str:
         return self.add("Relu", self.conv(x, module, norm, **options))
 
 
-def folded(weights: Weights, module: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
+def folded(
+    weights: Weights, module: str, norm: str, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns kernel and bias of a convolution and the BatchNorm behind it, if there is one."""
     kernel = weights[f"{module}.weight"].astype(np.float64)
     if not norm:
         return kernel, weights[f"{module}.bias"]
     names = ("weight", "bias", "running_mean", "running_var")
     scale, bias, mean, var = (weights[f"{norm}.{name}"].astype(np.float64) for name in names)
-    gain = scale / np.sqrt(var + EPSILON)
+    gain = scale / np.sqrt(var + epsilon)
     return kernel * gain[:, None, None, None], bias - mean * gain
 
 
@@ -225,7 +243,41 @@ def atrous_block(graph: Graph, module: str, x: str) -> str:
     return graph.add("Relu", graph.add("Add", x, y))
 
 
+def efficientnet_lite_features(graph: Graph, encoder: Any, x: str) -> list[Feature]:
+    """Adds an EfficientNet-Lite's stem and stages, with the strides and dilations of its plan."""
+    prefix = smp_names.PREFIXES[efficientnet_lite.EfficientNetLite]
+    limits = graph.constant("zero", 0), graph.constant("six", efficientnet_lite.LARGEST)
+
+    def conv(x, module, norm, *, relu6, **options):
+        options |= {"same": True, "epsilon": efficientnet_lite.EPSILON}
+        y = graph.conv(x, module, norm, **options)
+        return graph.add("Clip", y, *limits) if relu6 else y
+
+    def block(x, module, *, expands, stride, dilation):
+        names = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
+        for i, name in enumerate(names, 1):
+            options = {"stride": stride, "dilation": dilation} if name == "conv_dw" else {}
+            last = i == len(names)
+            x = conv(x, f"{module}.{name}", f"{module}.bn{i}", relu6=not last, **options)
+        return x
+
+    x = conv(x, f"{prefix}conv_stem", f"{prefix}bn1", relu6=True, stride=2)
+    features, stride, width = [], 2, encoder.widen(efficientnet_lite.STEM)
+    for stage, plan in enumerate(encoder.plan()):
+        for i, (kind, options) in enumerate(plan):
+            expands = kind is efficientnet_lite.InvertedResidual
+            step = {key: options[key] for key in ("stride", "dilation")}
+            y = block(x, f"{prefix}blocks.{stage}.{i}", expands=expands, **step)
+            kept = options["stride"] == 1 and options["features"] == width
+            x, width = graph.add("Add", x, y) if kept else y, options["features"]
+            stride *= options["stride"]
+        if stage in efficientnet_lite.TAPS:
+            features.append(Feature(x, stride))
+    return features
+
+
 # By encoder family, the function that adds it; its features are those that a decoder takes.
 FEATURES: dict[type, Callable[[Graph, Any, str], list[Feature]]] = {
     resnet.ResNet: resnet_features,
+    efficientnet_lite.EfficientNetLite: efficientnet_lite_features,
 }

@@ -10,9 +10,11 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from trashseg_jax.settings import choose
 
-# Mean and standard deviation of ImageNet's pixels over 255, which pretrained encoders assume.
+# Means and standard deviations of pixels over 255 that pretrained encoders assume: ImageNet's own,
+# and those of Inception and of TensorFlow's EfficientNets, (pixel - 127.5) / 127.5.
 STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "unit": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 LOOPS = 4  # parts in which crops are scaled, one after the other

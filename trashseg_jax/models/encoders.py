@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from trashseg_jax.models import resnet
+from trashseg_jax.models import efficientnet_lite, resnet
 from trashseg_jax.models.blocks import Features
 from trashseg_jax.models.pretrained import LeafPath
 
@@ -31,6 +31,10 @@ class Encoder(Protocol):
         """Returns what published files call a leaf of its variables (see pretrained.LEAVES)."""
         ...
 
+    def common_name(self, name: str) -> str:
+        """Returns the published name of a weight that some libraries' files call otherwise."""
+        ...
+
     def is_fresh(self, path: LeafPath, shape: tuple[int, ...]) -> bool:
         """Says whether published weights leave this leaf as it was initialised."""
         ...
@@ -40,4 +44,5 @@ class Encoder(Protocol):
 # an encoder's: width, output_stride, stem_pool, layer4, multi_grid, and dtype and remat.
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     **resnet.FAMILY,
+    **efficientnet_lite.FAMILY,
 }

@@ -1,5 +1,6 @@
 """Batch normalisation with a derivative of its own."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ class BatchNorm(nn.Module):
 
     train: bool
     dtype: Any
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -34,33 +36,34 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         var = self.variable("batch_stats", "var", jnp.ones, channels)
         if not self.train:
-            gain = scale * jax.lax.rsqrt(var.value + EPSILON)
+            gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
             return ((x - mean.value) * gain + bias).astype(self.dtype)
-        y, batch_mean, batch_var = normalize(x.astype(self.dtype), scale, bias)
+        y, batch_mean, batch_var = normalize(x.astype(self.dtype), scale, bias, self.epsilon)
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return y
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize(
-    x: Float[Array, "b h w c"], scale: Float[Array, "c"], bias: Float[Array, "c"]
+    x: Float[Array, "b h w c"], scale: Float[Array, "c"], bias: Float[Array, "c"], epsilon: float
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "c"], Float[Array, "c"]]:
     """Returns the normalised `x`, and its mean and biased variance, which pass no gradient on."""
-    return _normalize(x, scale, bias)[0]
+    return _normalize(x, scale, bias, epsilon)[0]
 
 
-def _normalize(x, scale, bias):
+def _normalize(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
     mean, var = channel_moments(wide)
-    inverse = jax.lax.rsqrt(var + EPSILON)
+    inverse = jax.lax.rsqrt(var + epsilon)
     y = (wide - mean) * (inverse * scale) + bias
     return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
 
 
-def _normalize_gradient(residuals, gradients):
+def _normalize_gradient(epsilon, residuals, gradients):
     """The derivative as in Ioffe & Szegedy 2015, section 3, with the sums over the batch first."""
+    del epsilon
     x, scale, mean, inverse = residuals
     count = x.size // x.shape[-1]
     gradient = gradients[0].astype(jnp.float32)
@@ -97,14 +100,15 @@ def channel_sums(x: Float[Array, "b h w c"]) -> Float[Array, "c"]:
     batch, height, width, channels = x.shape
     if height * width % STRIPES == 0:
         x = x.reshape(batch, STRIPES, -1, channels).sum(1)
-    return _add_rows(x.reshape(-1, channels))
+    return add_rows(x.reshape(-1, channels))
 
 
-def _add_rows(rows: Float[Array, "n c"]) -> Float[Array, "c"]:
+def add_rows(rows: Float[Array, "n c"]) -> Float[Array, "c"]:
+    """Sums the rows by products with ones."""
     parts, rest = divmod(len(rows), ROWS)
     if parts < 2:
         return jnp.ones(len(rows), rows.dtype) @ rows
     # Side by side, all parts are one product, with parts * c columns.
     sums = jnp.ones(ROWS, rows.dtype) @ rows[: parts * ROWS].reshape(ROWS, -1)
-    total = _add_rows(sums.reshape(parts, -1))
-    return total + _add_rows(rows[-rest:]) if rest else total
+    total = add_rows(sums.reshape(parts, -1))
+    return total + add_rows(rows[-rest:]) if rest else total

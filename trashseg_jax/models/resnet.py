@@ -185,6 +185,10 @@ class ResNet(nn.Module):
         name = re.sub(r"(layer\d)_(\d+)", r"\1.\2", ".".join([*modules, leaf]))
         return re.sub("downsample_(conv|bn)", lambda m: DOWNSAMPLE[m[1]], name)
 
+    def common_name(self, name: str) -> str:
+        """Returns the name itself: files of ResNets agree."""
+        return name
+
     def is_fresh(self, path: LeafPath, shape: tuple[int, ...]) -> bool:
         """Says whether published weights leave this leaf as it was initialised."""
         replaced = self.layer4 == "reference_dilated" and path[1].startswith("layer4_")

@@ -6,6 +6,7 @@ import numpy as np
 from flax import traverse_util
 
 from trashseg_jax.errors import InputError
+from trashseg_jax.models import efficientnet_lite, resnet
 from trashseg_jax.models.encoders import Encoder
 from trashseg_jax.models.pretrained import LEAVES, LeafPath, Weights, published_name
 
@@ -14,8 +15,15 @@ HEAD = "segmentation_head.0"
 # PyTorch counts the batches that a BatchNorm's averages have seen. Nothing reads the count where
 # their momentum is fixed, but its strict loading wants the key.
 COUNTER = "num_batches_tracked"
-# The options of `config.model` whose network the library has; its encoders bear our names.
-SMP_ENCODERS = ("resnet18", "resnet34", "resnet50")
+# The encoders that the library has too, and what it calls them; "tu-" are timm's own. Its
+# "timm-tf_efficientnet_lite0" is another network, without TensorFlow's padding and epsilon.
+SMP_ENCODERS = {
+    **{name: name for name in resnet.FAMILY},
+    **{name: f"tu-tf_{name}" for name in efficientnet_lite.FAMILY},
+}
+# What precedes the names of an encoder's weights there: "encoder." but for timm's own.
+PREFIXES: dict[type, str] = {efficientnet_lite.EfficientNetLite: "encoder.model."}
+# The options of `config.model` whose network the library has.
 SMP_OPTIONS = {
     "width": 64,
     "output_stride": 32,
@@ -33,7 +41,8 @@ def smp_name(path: LeafPath, encoder: Encoder) -> str:
     """
     kind, part, *rest = path
     if part == "encoder":
-        return f"encoder.{published_name((kind, *rest), encoder)}"
+        prefix = PREFIXES.get(type(encoder), "encoder.")
+        return f"{prefix}{published_name((kind, *rest), encoder)}"
     leaf = LEAVES[rest[-1]]
     if part == "head":
         return f"{HEAD}.{leaf}"
@@ -55,7 +64,7 @@ def smp_call(architecture: dict[str, Any], *, num_classes: int) -> str:
     """Returns the Python expression that makes the network there, where `smp_lacks` nothing."""
     decoder = architecture["decoder_features"]
     channels = "" if decoder == SMP_DECODER else f"decoder_channels={decoder}, "
-    encoder = architecture["encoder"]
+    encoder = SMP_ENCODERS[architecture["encoder"]]
     return f'smp.Unet("{encoder}", {channels}classes={num_classes}, encoder_weights=None)'
 
 
