@@ -61,15 +61,15 @@ class Graph:
         stride: int = 1,
         dilation: int = 1,
         same: bool = False,
+        depthwise: bool = False,
         epsilon: float = normalization.EPSILON,
     ) -> str:
         """Adds a convolution that keeps the size but for its stride, the BatchNorm folded in.
 
-        With `same` it is padded as `depthwise.same_padding` says, else alike on both sides. A
-        kernel of one input channel is depthwise.
+        With `same` it is padded as `depthwise.same_padding` says, else alike on both sides.
         """
         kernel, bias = folded(self.weights, module, norm, epsilon)
-        outputs, inputs, size, _ = kernel.shape
+        outputs, _, size, _ = kernel.shape
         before = after = dilation * (size // 2)
         if same:
             before, after = same_padding(size, stride=stride, dilation=dilation)
@@ -82,7 +82,7 @@ class Graph:
             strides=[stride] * 2,
             dilations=[dilation] * 2,
             pads=[before] * 2 + [after] * 2,
-            group=outputs if inputs == 1 else 1,
+            group=outputs if depthwise else 1,
         )
 
     def conv_relu(self, x: str, module: str, norm: str, **options: int) -> str:
@@ -256,9 +256,16 @@ def efficientnet_lite_features(graph: Graph, encoder: Any, x: str) -> list[Featu
     def block(x, module, *, expands, stride, dilation):
         names = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
         for i, name in enumerate(names, 1):
-            options = {"stride": stride, "dilation": dilation} if name == "conv_dw" else {}
-            last = i == len(names)
-            x = conv(x, f"{module}.{name}", f"{module}.bn{i}", relu6=not last, **options)
+            depthwise = name == "conv_dw"
+            options = {"stride": stride, "dilation": dilation} if depthwise else {}
+            x = conv(
+                x,
+                f"{module}.{name}",
+                f"{module}.bn{i}",
+                relu6=i < len(names),
+                depthwise=depthwise,
+                **options,
+            )
         return x
 
     x = conv(x, f"{prefix}conv_stem", f"{prefix}bn1", relu6=True, stride=2)
