@@ -11,6 +11,6 @@ class Options:
     size: int  # pixels of an image's side
     batch: int
     dtype: str  # float32 or bfloat16
-    encoder: str  # a name that both sides know: resnet18, resnet34, resnet50
+    encoder: str  # of models/smp_names.py's SMP_ENCODERS
     data_dir: Path | None  # photographs for `input` and `crf`; None: rendered scenes
     workers: int  # processes of those two; the machine's cores

@@ -15,6 +15,7 @@ from bench.interleave import Trial
 from bench.model import random_batch
 from bench.options import NUM_CLASSES, Options
 from bench.torch_vision import import_smp
+from trashseg_jax.models.smp_names import SMP_ENCODERS
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -77,7 +78,9 @@ def evaluate(options: Options) -> Trial:
 
 
 def make_model(options: Options) -> torch.nn.Module:
-    model = import_smp().Unet(options.encoder, encoder_weights=None, classes=NUM_CLASSES)
+    model = import_smp().Unet(
+        SMP_ENCODERS[options.encoder], encoder_weights=None, classes=NUM_CLASSES
+    )
     return model.to(DEVICE, memory_format=torch.channels_last)
 
 
