@@ -67,6 +67,7 @@ def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
     objects = annotations.sum(0)[1:]
     ratios = [round(objects.max() / n) if n else 0 for n in objects]
     assert list(derived["alpha"].values()) == [1, *ratios]
+    assert sum(derived["priors"].values()) == pytest.approx(1)
     before, after = derived["image_shares"]["before"], derived["image_shares"]["after"]
     assert list(before.values()) == pytest.approx((pixels > 0).mean(0))
     rarest = min((name for name in before if before[name]), key=before.__getitem__)
@@ -449,8 +450,8 @@ def test_skipped_update_is_counted_and_stops_no_later_session(tiny_config, tmp_p
     """Step 2's labels make its loss not a number; interrupted in step 3, then `stop` goes on."""
     build_loss = build.build_loss
 
-    def loss_of_no_label_is_nan(config, alpha):
-        loss_fn = build_loss(config, alpha)
+    def loss_of_no_label_is_nan(*arguments):
+        loss_fn = build_loss(*arguments)
         return lambda logits, labels: jnp.where(
             jnp.all(labels == 255), jnp.nan, loss_fn(logits, labels)
         )
