@@ -361,6 +361,15 @@ def test_lovasz_gradient_equals_finite_differences():
     np.testing.assert_allclose(slope, (ahead - behind) / 2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("count", [1, 2, 33, 300_000])
+def test_lovasz_order_is_that_of_a_stable_sort(count):
+    """Errors are multiples of 2^-10, many of them equal; -1 marks ignored pixels."""
+    errors = np.random.default_rng(2).integers(0, 1025, (2, 1, count)).astype(np.float32) / 1024
+    errors[..., ::7] = -1
+    actual = losses._largest_first(jnp.asarray(errors))
+    np.testing.assert_array_equal(actual, np.argsort(-errors, -1, kind="stable"))
+
+
 def test_region_term_is_added_with_its_weight():
     loss = losses.add_region(cross_entropy, dice, weight=0.3)
     expected = cross_entropy(LOGITS, LABELS) + 0.3 * dice(LOGITS, LABELS)

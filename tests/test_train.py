@@ -303,6 +303,17 @@ def test_evaluation_loss_is_that_of_training_over_the_split(whole_run, tiny_conf
     assert evaluated[-1]["eval_loss"] == pytest.approx(figures["loss"], rel=1e-5)
 
 
+def test_evaluation_adjusts_logits_by_the_priors_of_the_training_stream(tiny_config, tmp_path):
+    config = tiny_config()
+    config.loss.update({"alpha": "none", "logit_adjustment": 1.0})
+    config.train.update({"steps": 3, "eval_every": 3, "checkpoint_every": 3})
+    config.eval.resolution = "scaled"
+    trained = train.train(config, tmp_path)["loss"]
+    assert evaluate.evaluate(config, tmp_path)["loss"] == pytest.approx(trained, rel=1e-5)
+    config.data.sampling.name = "uniform"  # other priors
+    assert evaluate.evaluate(config, tmp_path)["loss"] != pytest.approx(trained, rel=1e-5)
+
+
 @needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
     """Two evaluations of five images, but five refinements."""

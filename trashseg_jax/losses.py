@@ -117,16 +117,18 @@ def lovasz_softmax(
 
     Berman et al. 2018, algorithm 1, with its options "per image" and "present".
     """
-    p, truth, valid = _regions(logits, labels, ignore_label)
+    regions = _regions(logits, labels, ignore_label)
+    p, truth, valid = (jnp.swapaxes(x, 1, 2) for x in regions)  # b k n
     # Ignored pixels come last, where the IoU is 0 already and nothing changes any more.
-    errors = jnp.where(valid, jnp.where(truth, 1 - p, p), -1.0)  # b n k
-    order = jnp.argsort(-errors, axis=1)
-    errors, truth = (jnp.take_along_axis(x, order, 1) for x in (errors, truth))
+    errors = jnp.where(valid, jnp.where(truth, 1 - p, p), -1.0)
+    order = _largest_first(jax.lax.stop_gradient(errors))
+    errors, truth = (jnp.take_along_axis(x, order, -1) for x in (errors, truth))
     # What 1 - IoU is if the pixels up to here are wrong, and what each of them adds to it.
-    size = truth.sum(1, keepdims=True)
-    jaccard = 1 - (size - jnp.cumsum(truth, 1)) / (size + jnp.cumsum(~truth, 1))
-    steps = jnp.diff(jaccard, axis=1, prepend=0.0)
-    return _mean_where(jnp.sum(errors * steps, 1), truth.any(1))
+    size, hit = truth.sum(-1, keepdims=True), jnp.cumsum(truth, -1)
+    missed = jnp.arange(1, hit.shape[-1] + 1) - hit
+    jaccard = 1 - (size - hit) / (size + missed)
+    steps = jnp.diff(jaccard, axis=-1, prepend=0.0)
+    return _mean_where(jnp.sum(errors * steps, -1), truth.any(-1))
 
 
 def add_region(
@@ -229,6 +231,30 @@ def _regions(
     labels = labels.reshape(batch, -1, 1)
     valid = labels != ignore_label
     return p, (labels == jnp.arange(num_classes)) & valid, valid
+
+
+def _largest_first(errors: Float[Array, "b k n"]) -> Integer[Array, "b k n"]:
+    """The order of errors from 1 down to 0, then of the negative ones; equal ones keep theirs.
+
+    Errors closer than 2^-28 (2^-24 in an image of 1024x1024) may count as equal: too close to show
+    in a loss in float32. A radix sort of two digits, as XLA on a CPU sorts single unsigned numbers
+    in a fifth of the time that pairs of a key and a place take; a digit and a place make one.
+    """
+    count = errors.shape[-1]
+    place_bits = max((count - 1).bit_length(), 1)
+    digit_bits = min(15, 32 - place_bits)
+    top = 4**digit_bits - 1
+    keys = top - 1 - jnp.minimum((errors * (top + 1)).astype(jnp.int32), top - 1)
+    keys = jnp.where(errors < 0, top, keys).astype(jnp.uint32)
+
+    def places(digits):
+        numbered = digits << place_bits | jnp.arange(count, dtype=jnp.uint32)
+        ordered = jax.lax.sort(numbered, is_stable=False)  # no two are equal
+        return (ordered & (2**place_bits - 1)).astype(jnp.int32)
+
+    by_low = places(keys & (2**digit_bits - 1))
+    by_high = places(jnp.take_along_axis(keys >> digit_bits, by_low, -1))
+    return jnp.take_along_axis(by_low, by_high, -1)
 
 
 def _mean_where(values: Float[Array, "b k"], present: Bool[Array, "b k"]) -> Float[Array, "b"]:
