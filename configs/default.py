@@ -159,6 +159,11 @@ def _loss() -> ConfigDict:
             "name": "cross_entropy",  # or focal
             "gamma": 2.0,  # focal: 0 is cross-entropy
             "label_smoothing": 0.0,
+            # cross_entropy: the share of the target that is the prediction itself, for labels that
+            # may be wrong, as pseudo labels are; 0: the labels alone.
+            "bootstrap": 0.0,
+            # Of an image's valid pixels, the share that counts: those with the largest loss.
+            "hard_share": 1.0,
             # The scheme of the class weights (alpha), each pixel's weight by its class, from the
             # training split: none, annotation_ratio, inverse_frequency, median_frequency,
             # effective_number, enet; see alphas.py.
@@ -170,6 +175,10 @@ def _loss() -> ConfigDict:
             "alpha_counts": "images",
             "alpha_power": 1.0,  # of inverse_frequency
             "alpha_beta": 0.999,  # of effective_number: counts level off at 1 / (1 - beta)
+            # In place of alpha: in the loss, but not in predictions, logits are raised by this
+            # times log(the class's share of the training pixels). 1 aims at the same recall for
+            # all classes; 0: off.
+            "logit_adjustment": 0.0,
             # An image's sum is divided by its valid pixels (mean), by the sum of their class
             # weights (alpha), or by all of its pixels (reference; focal then has the reference's
             # 1e-8 too).

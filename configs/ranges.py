@@ -84,6 +84,8 @@ RANGES: dict[str, Rule] = {
     "loss.name": NAMED,
     "loss.gamma": Number(at_least=0, at_most=20),
     "loss.label_smoothing": SHARE_BELOW_ONE,
+    "loss.bootstrap": SHARE_BELOW_ONE,  # 1 would leave the labels out
+    "loss.hard_share": Number(above=0, at_most=1),
     "loss.alpha": NAMED,
     # alphas.py reads the text, and compares both with the classes.
     "loss.alpha_values": AnyOf(
@@ -92,6 +94,7 @@ RANGES: dict[str, Rule] = {
     "loss.alpha_counts": NAMED,
     "loss.alpha_power": POWER,
     "loss.alpha_beta": SHARE_BELOW_ONE,
+    "loss.logit_adjustment": POWER,
     "loss.reduction": NAMED,
     "loss.region": NAMED,
     "loss.region_weight": Number(at_least=0, at_most=1000),
@@ -272,6 +275,40 @@ def _check_alpha(config: Config) -> None:
         )
 
 
+def _check_logit_adjustment(config: Config) -> None:
+    loss = config.loss
+    if not loss.logit_adjustment:
+        return
+    if loss.alpha_values or loss.alpha != "none":
+        key = "alpha_values" if loss.alpha_values else "alpha"
+        raise InputError(
+            f"config.loss.logit_adjustment={loss.logit_adjustment} and config.loss.{key}="
+            f"{show(loss[key])} both weigh the classes; set loss.logit_adjustment to 0, or "
+            f"loss.{key} to {'nothing' if loss.alpha_values else 'none'}"
+        )
+    if loss.hard_share < 1:
+        raise InputError(
+            f"config.loss.logit_adjustment={loss.logit_adjustment} and config.loss.hard_share="
+            f"{loss.hard_share}: the shares of the classes are those of all pixels, not of the "
+            "hard ones; set loss.logit_adjustment to 0, or loss.hard_share to 1"
+        )
+
+
+def _check_pixels(config: Config) -> None:
+    loss = config.loss
+    if loss.bootstrap and loss.name != "cross_entropy":
+        raise InputError(
+            f"config.loss.bootstrap={loss.bootstrap}: only loss.name='cross_entropy' reads it, and "
+            f"this is {loss.name!r}; set it to 0"
+        )
+    if loss.hard_share < 1 and loss.reduction == "reference":
+        raise InputError(
+            f"config.loss.hard_share={loss.hard_share} and config.loss.reduction='reference': the "
+            "reference divides by all pixels, and so the loss would shrink with the share; use "
+            "loss.reduction=mean"
+        )
+
+
 def _check_tversky(config: Config) -> None:
     loss = config.loss
     if loss.region == "tversky" and loss.tversky_alpha == loss.tversky_beta == 0:
@@ -301,6 +338,8 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_beginning,
     _check_normalize,
     _check_alpha,
+    _check_logit_adjustment,
+    _check_pixels,
     _check_tversky,
     _check_resolution,
 )

@@ -135,3 +135,9 @@ def test_own_weights_that_fit_no_class_are_refused(values, line):
         alphas.own_weights(values, classes=NAMES)
     assert str(caught.value).startswith("config.loss.alpha_values=")
     assert line in str(caught.value)
+
+
+def test_logarithms_of_priors_have_a_floor_and_are_0_for_absent_classes():
+    """An absent class is trained to be unlikely, as without adjustment."""
+    actual = alphas.log_priors(np.array([0.9, 0.1 - 1e-9, 1e-9, 0.0]))
+    np.testing.assert_allclose(actual, [np.log(0.9), np.log(0.1 - 1e-9), np.log(1e-6), 0])

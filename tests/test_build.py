@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -179,6 +180,50 @@ def test_loss_is_the_pixels_and_the_weighted_region_term(region, term):
     pixel = optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS).mean((1, 2))
     expected = pixel + 0.5 * term(LOGITS, LABELS, ignore_label=255)
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_priors_are_the_shares_of_the_pixels_as_drawn():
+    """Of 100 pixels an image; class_balanced draws the last, of a cell, twice as often."""
+    uniform, drawn = np.ones(4), np.array([1.0, 1, 1, 2])
+    priors = build.build_priors(resolved(), DATA, uniform)
+    np.testing.assert_allclose(priors, [0.725, 0.225, 0.05])
+    priors = build.build_priors(resolved(), DATA, drawn)
+    np.testing.assert_allclose(priors, [360 / 500, 100 / 500, 40 / 500])
+
+
+def test_priors_count_images_as_the_reduction_does():
+    """A large image and a small one: each a half where the loss is the mean over its pixels."""
+    data = prepared(np.array([[90, 0, 0], [0, 10, 0]]), ANNOTATIONS[:2])
+    expected = {"mean": [0.5, 0.5, 0], "alpha": [0.5, 0.5, 0], "reference": [0.9, 0.1, 0]}
+    for reduction, shares in expected.items():
+        priors = build.build_priors(resolved(**{"loss.reduction": reduction}), data, np.ones(2))
+        np.testing.assert_allclose(priors, shares)
+
+
+def test_absent_class_is_warned_of_where_logits_are_adjusted():
+    data = prepared(PIXELS * [1, 1, 0], ANNOTATIONS * [1, 1, 0])
+    with pytest.warns(UserWarning, match="class Cell never occurs in .*: its logit is not adj"):
+        build.build_priors(resolved(**{"loss.logit_adjustment": 1.0}), data, np.ones(4))
+
+
+def test_adjustment_is_of_the_pixel_term_alone():
+    config = resolved(**{"loss.logit_adjustment": 0.5, "loss.region": "dice"})
+    priors = np.array([0.9, 0.1, 0.0])
+    actual = build.build_loss(config, np.ones(3), priors)(LOGITS, LABELS)
+    shifted = LOGITS + 0.5 * jnp.log(jnp.array([0.9, 0.1, 1.0]))  # the absent class stays
+    pixel = optax.softmax_cross_entropy_with_integer_labels(shifted, LABELS).mean((1, 2))
+    expected = pixel + losses.dice_loss(LOGITS, LABELS, ignore_label=255)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="needs the priors"):
+        build.build_loss(config, np.ones(3))
+
+
+def test_hard_share_and_bootstrap_reach_the_loss():
+    changes = {"loss.hard_share": 0.25, "loss.bootstrap": 0.3}
+    actual = build.build_loss(resolved(**changes), np.ones(3))(LOGITS, LABELS)
+    targets = 0.7 * jax.nn.one_hot(LABELS, 3) + 0.3 * jax.nn.softmax(LOGITS)
+    pixel = np.asarray(optax.softmax_cross_entropy(LOGITS, targets)).reshape(2, 16)
+    np.testing.assert_allclose(actual, np.sort(pixel)[:, -4:].mean(1), rtol=1e-5)
 
 
 def test_reference_recipe_makes_the_focal_loss_the_references():

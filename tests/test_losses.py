@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,14 @@ SOME_IGNORED = LABELS.at[:, 0].set(255)
 
 
 def cross_entropy(logits, labels, **options):
-    defaults = {"alpha": jnp.ones(7), "label_smoothing": 0.0, "reduction": "mean"}
+    defaults = {"alpha": jnp.ones(7), "label_smoothing": 0.0, "bootstrap": 0.0}
+    defaults |= {"hard_share": 1.0, "reduction": "mean"}
     return losses.cross_entropy(logits, labels, **{**defaults, "ignore_label": 255, **options})
 
 
 def focal(logits, labels, **options):
-    defaults = {"gamma": 2.0, "alpha": jnp.ones(7), "label_smoothing": 0.0, "reduction": "mean"}
+    defaults = {"gamma": 2.0, "alpha": jnp.ones(7), "label_smoothing": 0.0}
+    defaults |= {"hard_share": 1.0, "reduction": "mean"}
     return losses.focal_loss(logits, labels, **{**defaults, "ignore_label": 255, **options})
 
 
@@ -37,7 +40,15 @@ def lovasz(logits, labels):
     return losses.lovasz_softmax(logits, labels, ignore_label=255)
 
 
-ALL = {"cross_entropy": cross_entropy, "dice": dice, "tversky": tversky, "lovasz": lovasz} | {
+ALL = {"cross_entropy": cross_entropy, "dice": dice, "tversky": tversky, "lovasz": lovasz}
+ALL |= {
+    "hard pixels": partial(cross_entropy, hard_share=0.3),
+    "hard pixels, focal": partial(focal, hard_share=0.3, alpha=ALPHA, reduction="alpha"),
+    "bootstrap": partial(cross_entropy, bootstrap=0.4),
+    "bootstrap, hard pixels": partial(cross_entropy, bootstrap=0.4, hard_share=0.3),
+    "adjusted": losses.adjust_logits(cross_entropy, jnp.log(jnp.arange(1.0, 8.0) / 28)),
+}
+ALL |= {
     f"focal, gamma {gamma}, {reduction}": lambda logits, labels, g=gamma, r=reduction: focal(
         logits, labels, gamma=g, alpha=ALPHA, reduction=r
     )
@@ -151,6 +162,128 @@ def test_alpha_weighs_each_pixel_by_its_class():
     np.testing.assert_allclose(cross_entropy(LOGITS, LABELS, alpha=ALPHA), expected, rtol=1e-5)
 
 
+# Hard pixels.
+
+
+def pixel_losses(labels, alpha=ALPHA):
+    """A list for each image: the weighted cross-entropies of its valid pixels, and their alphas."""
+    codes = jax.nn.one_hot(labels, 7)
+    plain = np.asarray(optax.softmax_cross_entropy(LOGITS, codes))
+    for pixel, y in zip(plain, np.asarray(labels), strict=True):
+        alphas = np.asarray(alpha)[y[y != 255]]
+        yield pixel[y != 255] * alphas, alphas
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, partial(focal, gamma=0.0)])
+@pytest.mark.parametrize("share", [1 / 15, 0.4, 14 / 15])
+def test_hard_pixels_are_the_largest_losses_of_the_valid_ones(loss, share):
+    """Of 15 valid pixels, sorted; the reductions divide by what counts."""
+    number = round(15 * share)
+    for reduction in ("mean", "alpha"):
+        actual = loss(LOGITS, SOME_IGNORED, alpha=ALPHA, hard_share=share, reduction=reduction)
+        expected = []
+        for pixel, alphas in pixel_losses(SOME_IGNORED):
+            hard = np.argsort(-pixel)[:number]
+            divisor = number if reduction == "mean" else alphas[hard].sum()
+            expected.append(pixel[hard].sum() / divisor)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.333, 0.5, 0.97])
+def test_mean_of_the_hard_pixels_is_the_conditional_value_at_risk(share):
+    """min over t of t + mean(max(l - t, 0)) / share, whose best t is one of the losses.
+
+    Rockafellar & Uryasev 2000, theorem 1. Alpha is 0 for a class: ties at 0; and whole rows tie.
+    """
+    alpha = ALPHA.at[2:].set(0)
+    logits = LOGITS.at[:, 2].set(LOGITS[:, 2, :1]).at[:, 2:].set(0)
+    plain = optax.softmax_cross_entropy_with_integer_labels(logits, LABELS)
+    pixel = np.asarray(plain * alpha[LABELS]).reshape(3, 20)
+    assert all(len(set(row.tolist())) < 16 for row in pixel)
+    expected = [
+        min(t + np.maximum(row - t, 0).mean() / share for t in row.tolist()) for row in pixel
+    ]
+    actual = cross_entropy(logits, LABELS, alpha=alpha, hard_share=share)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_equal_losses_divide_what_counts_among_them():
+    """One of 5 costs most; of the 2.5 that count, the three next share 1.5."""
+    pixel = jnp.array([[[2.0, 7.0, 2.0, 2.0, 1.0, 9.0]]])
+    valid = jnp.array([[[True, True, True, True, True, False]]])
+    counts = losses.hard_pixels(pixel, valid, share=0.5)
+    np.testing.assert_allclose(counts, [[[0.5, 1, 0.5, 0.5, 0, 0]]], rtol=1e-6)
+
+
+def test_pixels_that_do_not_count_have_no_gradient_and_the_others_have_theirs():
+    gradient = jax.grad(lambda x: cross_entropy(x, LABELS, hard_share=0.25).sum())(LOGITS)
+    plain = jax.grad(lambda x: cross_entropy(x, LABELS).sum())(LOGITS)
+    pixel = np.asarray(optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS))
+    hard = np.stack([row >= np.sort(row.ravel())[-5] for row in pixel])
+    np.testing.assert_allclose(gradient, 4 * plain * hard[..., None], rtol=1e-5)
+
+
+def test_loss_of_a_pixel_that_is_not_a_number_is_not_passed_over():
+    logits = LOGITS.at[0, 0, 0].set(jnp.nan)
+    actual = cross_entropy(logits, LABELS, hard_share=0.1)
+    assert np.isnan(actual).tolist() == [True, False, False]
+
+
+# Bootstrap.
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_bootstrap_equals_optax_on_targets_mixed_with_the_prediction(share):
+    targets = (1 - share) * jax.nn.one_hot(LABELS, 7) + share * jax.nn.softmax(LOGITS)
+    pixel = optax.softmax_cross_entropy(LOGITS, targets)
+    actual = cross_entropy(LOGITS, LABELS, bootstrap=share)
+    np.testing.assert_allclose(actual, pixel.mean((1, 2)), rtol=1e-5)
+    weighted = cross_entropy(LOGITS, LABELS, bootstrap=share, alpha=ALPHA)
+    np.testing.assert_allclose(weighted, (ALPHA[LABELS] * pixel).mean((1, 2)), rtol=1e-5)
+
+
+def test_bootstrap_gradient_sharpens_the_prediction():
+    """(1 - b) (p - t) - b p (log p + H): a constant target p would leave the first term alone."""
+    p = softmax(LOGITS)
+    entropy = -(p * np.log(p)).sum(-1, keepdims=True)
+    labelled = 0.7 * (p - np.eye(7)[np.asarray(LABELS)])
+    expected = (labelled - 0.3 * p * (np.log(p) + entropy)) / 20
+    actual = jax.grad(lambda x: cross_entropy(x, LABELS, bootstrap=0.3).sum())(LOGITS)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-7)
+
+
+# Logit adjustment.
+
+PRIORS = np.array([0.7, 0.1, 0.1, 0.05, 0.03, 0.015, 0.005])
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_adjusted_loss_equals_its_formula(tau):
+    """log(1 + sum over other classes of (prior / prior_y)^tau e^(f - f_y)); Menon 2021, eq. 10."""
+    adjusted = losses.adjust_logits(cross_entropy, jnp.asarray(tau * np.log(PRIORS), jnp.float32))
+    f, y = np.asarray(LOGITS, np.float64), np.asarray(LABELS, int)[..., None]
+    margins = (PRIORS / PRIORS[y]) ** tau * np.exp(f - np.take_along_axis(f, y, -1))
+    others = np.where(np.arange(7) == y, 0, margins).sum(-1)
+    expected = np.log1p(others).mean((1, 2))
+    np.testing.assert_allclose(adjusted(LOGITS, LABELS), expected, rtol=1e-5)
+
+
+def test_best_logits_of_the_adjusted_loss_are_those_of_equally_common_classes():
+    """Where they are log P(x | y), the gradient of the mean over the labels that occur is 0."""
+    posterior = np.random.default_rng(1).dirichlet(np.ones(7))  # P(y | x) at one pixel
+    likelihood = jnp.asarray(np.log(posterior / PRIORS), jnp.float32)
+    adjusted = losses.adjust_logits(cross_entropy, jnp.asarray(np.log(PRIORS), jnp.float32))
+
+    def expected_loss(logits):
+        each = jnp.tile(logits, (7, 1, 1, 1))  # one image for each label
+        return adjusted(each, jnp.arange(7)[:, None, None]) @ jnp.asarray(posterior)
+
+    np.testing.assert_allclose(jax.grad(expected_loss)(likelihood), np.zeros(7), atol=1e-6)
+
+
+# Region terms.
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.7), (1.0, 1.0), (0.5, 0.5)])
 def test_tversky_equals_its_definition_class_by_class(alpha, beta):
     p, labels = softmax(LOGITS), np.asarray(SOME_IGNORED)
@@ -226,6 +359,15 @@ def test_lovasz_gradient_equals_finite_differences():
     _, slope = jax.jvp(lambda x: lovasz(x, LABELS).sum(), (LOGITS,), (direction,))
     ahead, behind = (lovasz(LOGITS + s * direction, LABELS).sum() for s in (1e-2, -1e-2))
     np.testing.assert_allclose(slope, (ahead - behind) / 2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 33, 300_000])
+def test_lovasz_order_is_that_of_a_stable_sort(count):
+    """Errors are multiples of 2^-10, many of them equal; -1 marks ignored pixels."""
+    errors = np.random.default_rng(2).integers(0, 1025, (2, 1, count)).astype(np.float32) / 1024
+    errors[..., ::7] = -1
+    actual = losses._largest_first(jnp.asarray(errors))
+    np.testing.assert_array_equal(actual, np.argsort(-errors, -1, kind="stable"))
 
 
 def test_region_term_is_added_with_its_weight():

@@ -181,9 +181,9 @@ ONES = jnp.ones(K)
 
 def loss(logits, labels, alpha, gamma):
     """Focal, or cross-entropy where gamma is None; one value an image."""
-    options = {"label_smoothing": 0.1, "reduction": "mean", "ignore_label": 255}
+    options = {"label_smoothing": 0.1, "hard_share": 1.0, "reduction": "mean", "ignore_label": 255}
     if gamma is None:
-        return losses.cross_entropy(logits, labels, alpha=alpha, **options)
+        return losses.cross_entropy(logits, labels, alpha=alpha, bootstrap=0.0, **options)
     return losses.focal_loss(logits, labels, alpha=alpha, gamma=gamma, **options)
 
 

@@ -224,6 +224,8 @@ def test_values_outside_a_range_are_refused_in_one_line_with_key_value_and_rule(
         ("train.ema_decay", 1.0, "a number from 0 (no average) to 0.999999"),
         ("loss.label_smoothing", 1.0, "a number from 0 to less than 1"),
         ("loss.alpha_power", 1e9, "a number from 0 to 4"),
+        ("loss.bootstrap", 1.0, "a number from 0 to less than 1"),
+        ("loss.hard_share", 0.0, "a number above 0 and at most 1"),
         ("data.augment.brightness", 1.5, "a number from 0 to 1"),
         ("data.augment.crop_area", (0.9, 0.1), "(LOW, HIGH), LOW not above HIGH, each a number "),
         ("data.augment.crop_area", (0.0, 1.0), "(LOW, HIGH), LOW not above HIGH, each a number "),
@@ -285,6 +287,26 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         (
             {"loss.alpha": "enet", "loss.alpha_values": "Battery=20"},
             "config.loss.alpha='enet' and config.loss.alpha_values both weigh",
+        ),
+        (
+            {"loss.logit_adjustment": 1.0, "loss.alpha": "enet"},
+            "config.loss.logit_adjustment=1.0 and config.loss.alpha=.*enet.* both weigh",
+        ),
+        (
+            {"loss.logit_adjustment": 1.0, "loss.alpha_values": "Battery=20"},
+            "config.loss.logit_adjustment=1.0 and config.loss.alpha_values=.*Battery=20.* both",
+        ),
+        (
+            {"loss.logit_adjustment": 1.0, "loss.hard_share": 0.5},
+            "config.loss.logit_adjustment=1.0 and config.loss.hard_share=0.5: the shares of",
+        ),
+        (
+            {"loss.bootstrap": 0.2, "loss.name": "focal"},
+            "config.loss.bootstrap=0.2: only loss.name='cross_entropy' reads it.*'focal'",
+        ),
+        (
+            {"loss.hard_share": 0.5, "loss.reduction": "reference"},
+            "config.loss.hard_share=0.5 and config.loss.reduction='reference': .*reduction=mean",
         ),
         (
             {"loss.region": "tversky", "loss.tversky_alpha": 0.0, "loss.tversky_beta": 0.0},

@@ -61,10 +61,11 @@ def test_table_shows_each_class_and_says_what_is_absent_or_never_hit():
 
 def test_balance_shows_alpha_and_shares_by_class():
     shares = {"before": {"Metal": 1.0, "Battery": 0.021}, "after": {"Metal": 0.9, "Battery": 0.2}}
-    text = format_balance({"alpha": {"Metal": 1, "Battery": 147.79}, "image_shares": shares})
+    alpha, priors = {"Metal": 1, "Battery": 147.79}, {"Metal": 0.9995, "Battery": 0.0005}
+    text = format_balance({"alpha": alpha, "priors": priors, "image_shares": shares})
     assert text.splitlines()[1:] == [
-        "Metal            1          100.0%     90.0%",
-        "Battery      147.8            2.1%     20.0%",
+        "Metal            1          100.0%     90.0%           99.95%",
+        "Battery      147.8            2.1%     20.0%            0.05%",
     ]
 
 

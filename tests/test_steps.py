@@ -31,6 +31,8 @@ def loss_fn(logits, labels):
         labels,
         alpha=jnp.ones(11),
         label_smoothing=0.0,
+        bootstrap=0.0,
+        hard_share=1.0,
         reduction="mean",
         ignore_label=255,
     )

@@ -67,6 +67,7 @@ def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
     objects = annotations.sum(0)[1:]
     ratios = [round(objects.max() / n) if n else 0 for n in objects]
     assert list(derived["alpha"].values()) == [1, *ratios]
+    assert sum(derived["priors"].values()) == pytest.approx(1)
     before, after = derived["image_shares"]["before"], derived["image_shares"]["after"]
     assert list(before.values()) == pytest.approx((pixels > 0).mean(0))
     rarest = min((name for name in before if before[name]), key=before.__getitem__)
@@ -302,6 +303,17 @@ def test_evaluation_loss_is_that_of_training_over_the_split(whole_run, tiny_conf
     assert evaluated[-1]["eval_loss"] == pytest.approx(figures["loss"], rel=1e-5)
 
 
+def test_evaluation_adjusts_logits_by_the_priors_of_the_training_stream(tiny_config, tmp_path):
+    config = tiny_config()
+    config.loss.update({"alpha": "none", "logit_adjustment": 1.0})
+    config.train.update({"steps": 3, "eval_every": 3, "checkpoint_every": 3})
+    config.eval.resolution = "scaled"
+    trained = train.train(config, tmp_path)["loss"]
+    assert evaluate.evaluate(config, tmp_path)["loss"] == pytest.approx(trained, rel=1e-5)
+    config.data.sampling.name = "uniform"  # other priors
+    assert evaluate.evaluate(config, tmp_path)["loss"] != pytest.approx(trained, rel=1e-5)
+
+
 @needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
     """Two evaluations of five images, but five refinements."""
@@ -449,8 +461,8 @@ def test_skipped_update_is_counted_and_stops_no_later_session(tiny_config, tmp_p
     """Step 2's labels make its loss not a number; interrupted in step 3, then `stop` goes on."""
     build_loss = build.build_loss
 
-    def loss_of_no_label_is_nan(config, alpha):
-        loss_fn = build_loss(config, alpha)
+    def loss_of_no_label_is_nan(*arguments):
+        loss_fn = build_loss(*arguments)
         return lambda logits, labels: jnp.where(
             jnp.all(labels == 255), jnp.nan, loss_fn(logits, labels)
         )

@@ -1,7 +1,8 @@
 """Class weights (alpha) for the loss, from how often each class occurs; 0 for one that never does.
 
 All schemes take counts of the training split: pixels or annotations per image and class [n, k], or
-their sums [k]. Class 0 is the background. `own_weights` are the user's.
+their sums [k]. Class 0 is the background. `own_weights` are the user's. What the loss may take in
+place of weights is here too: `class_priors` and their logarithms.
 """
 
 import difflib
@@ -14,6 +15,8 @@ from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT
 
 Weights = Float64[np.ndarray, "k"]
+
+RAREST_PRIOR = 1e-6  # of a class that occurs: the logarithm of less says little and shifts much
 
 
 def class_counts(
@@ -75,6 +78,28 @@ def enet(pixels: Int64[np.ndarray, "k"]) -> Weights:
     """1 / ln(1.02 + share of the pixels), from 1.4 to 50.5 (Paszke et al. 2016)."""
     share = pixels / max(pixels.sum(), 1)
     return np.where(share > 0, 1 / np.log(1.02 + share), 0.0)
+
+
+def class_priors(
+    pixels: Int64[np.ndarray, "n k"], image_weights: Float64[np.ndarray, "n"], *, by_image: bool
+) -> Float64[np.ndarray, "k"]:
+    """Returns each class's share of the pixels of the images as drawn; they sum to 1.
+
+    `by_image`: each image counts alike however many valid pixels it has, as in a loss that is a
+    mean over an image's pixels.
+    """
+    sizes = np.maximum(pixels.sum(1, keepdims=True), 1) if by_image else 1
+    mass = image_weights @ (pixels / sizes)
+    return mass / max(mass.sum(), np.finfo(float).tiny)
+
+
+def log_priors(priors: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
+    """Returns the logarithms, of no less than RAREST_PRIOR, and 0 for classes that never occur.
+
+    Minus infinity, or any large negative number, would spare the logit of such a class in training
+    all that teaches it to be low: it would win where it is used unadjusted.
+    """
+    return np.where(priors > 0, np.log(np.maximum(priors, RAREST_PRIOR)), 0.0)
 
 
 def own_weights(values: tuple[int | float, ...] | str, *, classes: Sequence[str]) -> Weights:

@@ -50,7 +50,7 @@ def check_options(config: Config) -> None:
     if config.loss.alpha_values:
         alphas.own_weights(config.loss.alpha_values, classes=classes)
     build_model(config, num_classes=len(classes))
-    build_loss(config, np.ones(len(classes)))
+    build_loss(config, np.ones(len(classes)), np.ones(len(classes)))
     build_optimizer(config, steps=1)
     build_normalize(config)
     stops_at_nan(config)
@@ -215,9 +215,39 @@ def alpha_scheme(
     return choose("loss.alpha", loss.alpha, schemes)
 
 
-def build_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[..., Any]:
-    """Returns `(logits, labels) -> loss per example`, the region term added."""
+def build_priors(
+    config: Config, data: "Prepared", image_weights: Float64[np.ndarray, "n"]
+) -> Float64[np.ndarray, "k"]:
+    """Returns each class's share of the training pixels, as drawn and as the loss counts them.
+
+    Crops are not accounted for. Warns of absent classes where `loss.logit_adjustment` needs them.
+    """
+    pixels, _ = data.counts("train")
+    by_image = config.loss.reduction != "reference"
+    priors = alphas.class_priors(pixels, image_weights, by_image=by_image)
+    if config.loss.logit_adjustment:
+        for name in np.array(data.classes)[priors == 0]:
+            line = f"class {name} never occurs in the training split: its logit is not adjusted"
+            warnings.warn(line, stacklevel=2)
+    return priors
+
+
+def build_loss(
+    config: Config,
+    alpha: Float64[np.ndarray, "k"],
+    priors: Float64[np.ndarray, "k"] | None = None,
+) -> Callable[..., Any]:
+    """Returns `(logits, labels) -> loss per example`, the region term added.
+
+    `priors`, which `build_priors` returns, are needed for `loss.logit_adjustment`. It adjusts what
+    the pixels' loss sees; the region term sees the logits that predict.
+    """
     pixel, region = _pixel_loss(config, alpha), _region_loss(config)
+    if tau := config.loss.logit_adjustment:
+        if priors is None:
+            raise ValueError("loss.logit_adjustment needs the priors of the training pixels")
+        offset = jnp.asarray(tau * alphas.log_priors(priors), jnp.float32)
+        pixel = losses.adjust_logits(pixel, offset)
     weight = config.loss.region_weight
     return losses.add_region(pixel, region, weight=weight) if region else pixel
 
@@ -227,11 +257,12 @@ def _pixel_loss(config: Config, alpha: Float64[np.ndarray, "k"]) -> Callable[...
     options = {
         "alpha": jnp.asarray(alpha, jnp.float32),
         "label_smoothing": config.loss.label_smoothing,
+        "hard_share": config.loss.hard_share,
         "reduction": config.loss.reduction,
         "ignore_label": taxonomy.IGNORE_LABEL,
     }
     pixel_losses = {
-        "cross_entropy": partial(losses.cross_entropy, **options),
+        "cross_entropy": partial(losses.cross_entropy, bootstrap=config.loss.bootstrap, **options),
         "focal": partial(losses.focal_loss, gamma=config.loss.gamma, **options),
     }
     return choose("loss.name", config.loss.name, pixel_losses)

@@ -75,7 +75,8 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         print(f"warning: {line}")
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
-    loss_fn = build.build_loss(config, build.build_alpha(config, data))
+    priors = build.build_priors(config, data, build.build_image_weights(config, data))
+    loss_fn = build.build_loss(config, build.build_alpha(config, data), priors)
     score = build_scorer(
         config,
         data,

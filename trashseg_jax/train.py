@@ -76,19 +76,20 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     warnings = audit.find_warnings(data, split=config.eval.split)
     alpha = build.build_alpha(config, data)
     image_weights = build.build_image_weights(config, data)
+    priors = build.build_priors(config, data, image_weights)
     total = build.num_steps(config, num_images=len(image_weights))
 
     # Model, optimizer, evaluators.
     model = build.build_model(config, num_classes=len(data.classes))
     tx, schedule = build.build_optimizer(config, steps=total)
-    loss_fn = build.build_loss(config, alpha)
+    loss_fn = build.build_loss(config, alpha, priors)
     build_score = partial(build_scorer, config, data, model, loss_fn, mesh)
     score = build_score(refine=False, resolution="scaled")
     resolution, refine = config.eval.resolution, config.crf.enabled
     score_last = build_score(refine=refine, resolution=resolution)
     report = partial(summarize, config, data, warnings=warnings)
     device = sharding.describe_devices()
-    derived = {**describe_classes(data, alpha, image_weights), "device": device}
+    derived = {**describe_classes(data, alpha, priors, image_weights), "device": device}
 
     keep = config.train.keep_checkpoints
     with (
@@ -102,7 +103,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         if first >= total and (figures := finished_figures(workdir, first, changes)):
             return figures
         skipped = int(state.skipped) if first else 0
-        train_step = build_train_step(config, model, tx, alpha, skipped_before=skipped)
+        train_step = build_train_step(config, model, tx, loss_fn, skipped_before=skipped)
         announce(workdir, derived, changes, warnings)
         print(
             f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
@@ -232,14 +233,14 @@ def build_train_step(
     config: Config,
     model: UNet,
     tx: optax.GradientTransformation,
-    alpha: Float64[np.ndarray, "k"],
+    loss_fn: Callable[..., Any],
     *,
     skipped_before: int,
 ) -> Callable[..., Any]:
     return steps.make_train_step(
         model,
         tx,
-        build.build_loss(config, alpha),
+        loss_fn,
         augment=build.build_augment(config),
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
@@ -252,16 +253,24 @@ def build_train_step(
 
 
 def describe_classes(
-    data: "Prepared", alpha: Float64[np.ndarray, "k"], image_weights: Float64[np.ndarray, "n"]
+    data: "Prepared",
+    alpha: Float64[np.ndarray, "k"],
+    priors: Float64[np.ndarray, "k"],
+    image_weights: Float64[np.ndarray, "n"],
 ) -> dict[str, Any]:
-    """Returns, by class, its weight (alpha) and share of images, before and after sampling."""
+    """Returns, by class, its weight (alpha), its prior and its share of images.
+
+    The latter before and after sampling; the prior, its share of the pixels, after.
+    """
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)
-    alphas, before, after = (
-        dict(zip(data.classes, values.tolist(), strict=True)) for values in (alpha, before, after)
+    alphas, priors_by_name, before, after = (
+        dict(zip(data.classes, values.tolist(), strict=True))
+        for values in (alpha, priors, before, after)
     )
-    return {"alpha": alphas, "image_shares": {"before": before, "after": after}}
+    shares = {"before": before, "after": after}
+    return {"alpha": alphas, "priors": priors_by_name, "image_shares": shares}
 
 
 def announce(workdir: Path, derived: dict[str, Any], changes: Changes, warnings: list[str]) -> None:

@@ -21,7 +21,8 @@ def train(options: Options) -> Trial:
     config, mesh, model, state = make_run(options)
     tx, _ = build.build_optimizer(config, steps=1000)
     batch = random_batch(options)
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
+    loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
+    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0)
     compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
 
     def run(count: int) -> None:

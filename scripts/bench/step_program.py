@@ -36,5 +36,6 @@ def compile_step(
         "label": jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
         "crop": jax.ShapeDtypeStruct((images, 2), np.int32, sharding=split),
     }
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
+    loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
+    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0)
     return state, step.lower(state, batch).compile()

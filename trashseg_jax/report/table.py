@@ -57,12 +57,13 @@ def describe_scoring(figures: dict[str, Any]) -> str:
 
 def format_balance(derived: dict[str, Any]) -> str:
     """Returns config.json's `derived` as a table for the terminal."""
-    alpha, shares = derived["alpha"], derived["image_shares"]
+    alpha, priors, shares = derived["alpha"], derived["priors"], derived["image_shares"]
     width = max(len(name) for name in alpha)
-    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn"]
+    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn  pixels as drawn"]
     for name, value in alpha.items():
         before, after = shares["before"][name], shares["after"][name]
-        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
+        line = f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}"
+        lines.append(f"{line}  {priors[name]:15.2%}")
     return "\n".join(lines)
 
 
