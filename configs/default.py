@@ -141,10 +141,23 @@ def _data(dataset: str) -> ConfigDict:
             "augment": {
                 "crop_area": (0.25, 1.0),  # share of the image; (1.0, 1.0): the whole image
                 "crop_ratio": (0.75, 1.3333),  # width over height
+                # One warp, drawn anew for each image. What it shows from beyond the image's edge is
+                # black and ignored.
+                "rotation": 0.0,  # up to so many degrees, either way
+                "scale": (1.0, 1.0),  # factors; MMSegmentation's are (0.5, 2.0)
+                "perspective": 0.0,  # up to which share of half a side each corner moves inwards
                 "flip": True,
+                "turn": False,  # by quarter turns: for photographs from above
+                "cutout": 0.0,  # up to which share of the area a black square covers, ignored
                 "brightness": 0.2,
                 "contrast": 0.2,
                 "saturation": 0.2,
+                "hue": 0.0,  # up to which share of the colour circle it is turned, either way
+                "grayscale": 0.0,  # share of the images that lose their colour
+                # Each of the three is done to half of the images.
+                "clahe": 0.0,  # local contrast is equalised, clipped at up to so much; often 4
+                "blur": 0.0,  # Gaussian, with a sigma of up to so many pixels
+                "jpeg": 0,  # lowest quality, the highest is 100; 0: no compression
             },
             # What the encoder's weights were trained with: imagenet's mean and deviation;
             # inception: -1 to 1, for EfficientNet-Lite; unit: 0 to 1.

@@ -63,10 +63,21 @@ RANGES: dict[str, Rule] = {
     "data.augment.crop_ratio": Numbers(
         each=Number(at_least=0.01, at_most=100), length=2, ascending=True
     ),
+    "data.augment.rotation": Number(at_least=0, at_most=180),
+    # Less would need antialiasing; more shows single pixels.
+    "data.augment.scale": Numbers(each=Number(at_least=0.25, at_most=4), length=2, ascending=True),
+    "data.augment.perspective": Number(at_least=0, at_most=0.6),  # from 2/3 on it could fold
     "data.augment.flip": YES_OR_NO,
+    "data.augment.turn": YES_OR_NO,
+    "data.augment.cutout": SHARE_BELOW_ONE,
     "data.augment.brightness": SHARE,
     "data.augment.contrast": SHARE,
     "data.augment.saturation": SHARE,
+    "data.augment.hue": Number(at_least=0, at_most=0.5),
+    "data.augment.grayscale": SHARE,
+    "data.augment.clahe": Number(at_least=0, at_most=100),
+    "data.augment.blur": Number(at_least=0, at_most=10),
+    "data.augment.jpeg": Number(whole=True, at_least=0, note="off", at_most=100),
     "data.normalize": NAMED,
     # model
     "model.encoder": NAMED,

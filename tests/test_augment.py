@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trashseg_jax.data import augment
+from trashseg_jax.data import augment, warp
+from trashseg_jax.data import augment_color as color
 from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.errors import InputError
 
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.integers(0, 256, (64, 4, 5, 3)), jnp.uint8)
 BATCH = {"image": IMAGE, "label": IMAGE[..., 0]}
-OFF = {"flip": False, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
+OFF = dict.fromkeys((*augment.AUGMENTATIONS, *augment.WARPS), 0)
 
 
 def apply(seed=0, **options):
@@ -54,11 +55,11 @@ def test_factors_reach_both_ends_of_their_range():
 def test_adjustments_do_what_their_names_say():
     image = jnp.full((1, 2, 2, 3), 100.0).at[0, 0, 0].set(jnp.array([200.0, 50.0, 20.0]))
     two, zero = jnp.full((1, 1, 1, 1), 2.0), jnp.zeros((1, 1, 1, 1))
-    np.testing.assert_allclose(augment.adjust_brightness(image, two, None)[0, 1, 1], 200)
-    np.testing.assert_allclose(augment.adjust_brightness(image, two, None)[0, 0, 0, 0], 255)
-    flat = augment.adjust_contrast(image, zero, None)
-    np.testing.assert_allclose(flat, augment.luma(image).mean(), rtol=1e-6)
-    grey = augment.adjust_saturation(image, zero, None)[0, 0, 0]
+    np.testing.assert_allclose(color.adjust_brightness(image, two, None)[0, 1, 1], 200)
+    np.testing.assert_allclose(color.adjust_brightness(image, two, None)[0, 0, 0, 0], 255)
+    flat = color.adjust_contrast(image, zero, None)
+    np.testing.assert_allclose(flat, color.luma(image).mean(), rtol=1e-6)
+    grey = color.adjust_saturation(image, zero, None)[0, 0, 0]
     np.testing.assert_allclose(grey, colorsys.rgb_to_yiq(200, 50, 20)[0], rtol=2e-2)
 
 
@@ -108,7 +109,7 @@ def test_scaled_crops_are_what_tensorflow_makes_of_them():
     crops = [(1, 1), (1, 32), (32, 32), (31, 2), *RNG.integers(1, 33, (60, 2))]
     image = RNG.integers(0, 256, (64, size, size, 3), np.uint8)
     batch = {"image": image, "label": image[..., 0], "crop": np.array(crops, np.int32)}
-    actual = jax.jit(augment.scale_crops)(batch)
+    actual = jax.jit(warp.scale_crops)(batch)
     assert actual.keys() == {"image", "label"}
     for i, (height, width) in enumerate(crops):
         crop = image[i, :height, :width]
@@ -134,8 +135,8 @@ def test_crops_are_scaled_before_anything_else():
     batch = {**BATCH, "image": IMAGE[:, :4, :4], "label": IMAGE[:, :4, :4, 0]}
     crop = jnp.tile(jnp.array([2, 3], jnp.int32), (64, 1))
     options = {"flip": True, "brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
-    change, key = augment.make_augment(**options), jax.random.key(0)
+    change, key = augment.make_augment(**{**OFF, **options}), jax.random.key(0)
     actual = change(key, {**batch, "crop": crop})
-    expected = change(key, augment.scale_crops({**batch, "crop": crop}))
+    expected = change(key, warp.scale_crops({**batch, "crop": crop}))
     for name in ("image", "label"):
         np.testing.assert_array_equal(actual[name], expected[name])

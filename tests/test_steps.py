@@ -39,7 +39,10 @@ def loss_fn(logits, labels):
     return jnp.where(jnp.any(labels == 200), jnp.nan, loss)
 
 
-AUGMENT = augment.make_augment(flip=True, brightness=0.2, contrast=0.2, saturation=0.2)
+NOTHING = dict.fromkeys((*augment.AUGMENTATIONS, *augment.WARPS), 0)
+AUGMENT = augment.make_augment(
+    **{**NOTHING, "flip": True, "brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+)
 
 
 def make_train_step(

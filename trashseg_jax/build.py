@@ -333,8 +333,8 @@ def stops_at_nan(config: Config) -> bool:
 
 
 def build_augment(config: Config) -> Callable[..., Any]:
-    amounts = {name: config.data.augment[name] for name in augment.AUGMENTATIONS}
-    return augment.make_augment(**amounts)
+    names = (*augment.WARPS, *augment.AUGMENTATIONS)
+    return augment.make_augment(**{name: config.data.augment[name] for name in names})
 
 
 def build_crf(config: Config) -> pool.CrfPool:

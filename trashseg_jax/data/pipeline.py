@@ -30,7 +30,7 @@ def train_batches(
 
     `image` u8[b,s,s,3], `label` u8[b,s,s] and `id` i64[b] are those of `index_of(position)`. Where
     crops are asked for, each lies in the upper left corner, `crop` i32[b,2] is its height and
-    width, and `augment.scale_crops` makes it fill the square: enlarging it is much work for a
+    width, and `warp.scale_crops` makes it fill the square: enlarging it is much work for a
     processor and little for an accelerator. Larger crops are scaled to the square here. Where none
     are asked for, images are fitted, and `size` i32[b,2] is as in `eval_batches`.
 
