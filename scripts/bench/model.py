@@ -21,7 +21,9 @@ def train(options: Options) -> Trial:
     config, mesh, model, state = make_run(options)
     tx, _ = build.build_optimizer(config, steps=1000)
     batch = random_batch(options)
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
+    step: Any = build_train_step(
+        config, model, tx, np.ones(NUM_CLASSES), skipped_before=0, size=options.size
+    )
     compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
 
     def run(count: int) -> None:

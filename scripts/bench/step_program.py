@@ -36,5 +36,7 @@ def compile_step(
         "label": jax.ShapeDtypeStruct(shape, np.uint8, sharding=split),
         "crop": jax.ShapeDtypeStruct((images, 2), np.int32, sharding=split),
     }
-    step: Any = build_train_step(config, model, tx, np.ones(NUM_CLASSES), skipped_before=0)
+    step: Any = build_train_step(
+        config, model, tx, np.ones(NUM_CLASSES), skipped_before=0, size=image_size
+    )
     return state, step.lower(state, batch).compile()
