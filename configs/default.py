@@ -50,6 +50,12 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "schedule": "cosine",  # constant, cosine, polynomial
             "warmup_steps": 200,  # a tenth of --config.train.steps where it would outlast them
             "clip_norm": 1.0,  # 0: no clipping
+            # For learning from weights: a factor on the encoder's learning rate; another one for
+            # each stage from the last to the first; the first updates, in which the encoder's
+            # weights stay as they are.
+            "encoder_rate": 1.0,
+            "stage_decay": 1.0,
+            "hold_encoder_steps": 0,
         }
     )
     config.train = ConfigDict(
@@ -61,6 +67,14 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # in, one after the other; activations computed again in the backward pass.
             "accumulate": 1,
             "remat": False,
+            # The encoder's BatchNorm uses the statistics that come with its weights, as they are.
+            "hold_statistics": False,
+            # Shares, by example, that are left out: the last residual branch of the encoder, those
+            # before it less; the channels before the head.
+            "drop_path": 0.0,
+            "dropout": 0.0,
+            # The steps are divided evenly among these shares of data.image_size: (0.5, 0.75, 1.0).
+            "image_scales": (1.0,),
             "log_every": 20,
             "eval_every": 500,
             "checkpoint_every": 500,

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from trashseg_jax.configs.default import DATASETS
 from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
-from trashseg_jax.settings import Config, check_warmup, expand_home, flatten
+from trashseg_jax.settings import (
+    Config,
+    check_hold,
+    check_warmup,
+    expand_home,
+    flatten,
+    image_sizes,
+)
 
 YES_OR_NO = YesOrNo()
 # One of the names that build.check_options knows, for which jax is needed; a recipe's are the
@@ -20,6 +27,7 @@ STEPS = Number(whole=True, at_least=1, at_most=10**9)
 BATCH_SIZE = Number(whole=True, at_least=1, at_most=2**16)
 SHARE = Number(at_least=0, at_most=1)
 SHARE_BELOW_ONE = Number(at_least=0, below=1)
+FACTOR = Number(above=0, at_most=1)
 POWER = Number(at_least=0, at_most=4)  # more leaves one class alone
 FEATURES = Number(whole=True, at_least=1, at_most=2**11)
 DEVIATION = Number(at_least=0.1, at_most=10_000)
@@ -118,12 +126,21 @@ RANGES: dict[str, Rule] = {
     "optimizer.schedule": NAMED,
     "optimizer.warmup_steps": Number(whole=True, at_least=0, note="none", at_most=10**9),
     "optimizer.clip_norm": Number(at_least=0, note="no clipping"),
+    "optimizer.encoder_rate": FACTOR,
+    "optimizer.stage_decay": FACTOR,
+    "optimizer.hold_encoder_steps": Number(
+        whole=True, at_least=0, note="it is not held", at_most=10**9
+    ),
     # train
     "train.steps": Number(whole=True, at_least=0, note="train.epochs counts", at_most=10**9),
     "train.epochs": Number(at_least=0, note="train.steps counts", at_most=10**6),
     "train.batch_size": BATCH_SIZE,
     "train.accumulate": BATCH_SIZE,
     "train.remat": YES_OR_NO,
+    "train.hold_statistics": YES_OR_NO,
+    "train.drop_path": SHARE_BELOW_ONE,
+    "train.dropout": SHARE_BELOW_ONE,
+    "train.image_scales": Numbers(each=FACTOR),
     "train.log_every": STEPS,
     "train.eval_every": STEPS,
     "train.checkpoint_every": STEPS,
@@ -212,6 +229,11 @@ def _check_warmup(config: Config) -> None:
         check_warmup(config, steps=config.train.steps)
 
 
+def _check_hold(config: Config) -> None:
+    if config.train.steps:
+        check_hold(config, steps=config.train.steps)
+
+
 def _check_folder(config: Config) -> None:
     if config.data.name != "demo" and not config.data.dir:
         raise InputError(
@@ -270,6 +292,38 @@ def _check_normalize(config: Config) -> None:
         raise InputError(
             f"config.data.normalize={normalize!r}: config.model.pretrained={pretrained!r} was "
             "trained with pixels from -1 to 1; use data.normalize=inception"
+        )
+
+
+def _check_held_statistics(config: Config) -> None:
+    model = config.model
+    if not config.train.hold_statistics or model.init:
+        return
+    if not model.pretrained:
+        raise InputError(
+            "config.train.hold_statistics=True: random weights have no statistics to hold; set "
+            "model.pretrained or model.init, or train.hold_statistics to False"
+        )
+    if model.stem_pool == "atrous" or model.layer4 == "reference_dilated":
+        raise InputError(
+            f"config.train.hold_statistics=True with config.model.stem_pool={model.stem_pool!r} "
+            f"and config.model.layer4={model.layer4!r}: model.pretrained leaves convolutions "
+            "random, and their statistics fit nothing; set train.hold_statistics to False"
+        )
+
+
+def _check_image_scales(config: Config) -> None:
+    scales, sizes = config.train.image_scales, image_sizes(config)
+    if scales[-1] != 1:
+        raise InputError(
+            f"config.train.image_scales={scales}: must end with 1.0, data.image_size itself; use "
+            f"{(*scales, 1.0)}"
+        )
+    if list(sizes) != sorted(set(sizes)):
+        raise InputError(
+            f"config.train.image_scales={scales}: the sizes must rise, and they are "
+            f"{', '.join(map(str, sizes))} as multiples of config.model.output_stride="
+            f"{config.model.output_stride}; use fewer, or (1.0,)"
         )
 
 
@@ -342,12 +396,15 @@ def _check_resolution(config: Config) -> None:
 AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_length,
     _check_warmup,
+    _check_hold,
     _check_folder,
     _check_held_out,
     _check_format,
     _check_image_size,
     _check_beginning,
     _check_normalize,
+    _check_held_statistics,
+    _check_image_scales,
     _check_alpha,
     _check_logit_adjustment,
     _check_pixels,

@@ -45,8 +45,10 @@ def tiny_model():
         layer4="standard",
         multi_grid=(1,),
         remat=False,
+        drop_path=0.0,
     )
-    return unet.UNet(encoder, 11, (8, 8, 8, 8, 8), jnp.float32)
+    decoder = (8, 8, 8, 8, 8)
+    return unet.UNet(encoder, 11, decoder, jnp.float32, dropout=0.0, hold_statistics=False)
 
 
 @pytest.fixture(scope="session")

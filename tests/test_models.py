@@ -12,12 +12,13 @@ from trashseg_jax.models.encoders import ENCODERS
 
 def encoder_of(name, *, width=64, dtype=jnp.float32, **options):
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
-    options = {**standard, "multi_grid": (1, 1, 1), "remat": False, **options}
+    options = {**standard, "multi_grid": (1, 1, 1), "remat": False, "drop_path": 0.0, **options}
     return ENCODERS[name](width=width, dtype=dtype, **options)
 
 
 def unet_of(name, *, decoder=(256, 128, 64, 32, 16), dtype=jnp.float32, **options):
-    return unet.UNet(encoder_of(name, dtype=dtype, **options), 11, decoder, dtype)
+    encoder = encoder_of(name, dtype=dtype, **options)
+    return unet.UNet(encoder, 11, decoder, dtype, dropout=0.0, hold_statistics=False)
 
 
 def names_of(tree):
@@ -198,7 +199,8 @@ def test_reference_dilated_dilates_layer4_and_keeps_its_stride():
 def test_dilated_features_at_strided_positions_are_the_strided_ones(block):
     """The same weights, evaluation BatchNorm: holds at the borders too, both are zero-padded."""
     make = partial(resnet.ResNet, (1, 1, 2, 2), block, width=4, dtype=jnp.float32)
-    make = partial(make, stem_pool="max", layer4="standard", multi_grid=(1, 1), remat=False)
+    make = partial(make, stem_pool="max", layer4="standard", multi_grid=(1, 1))
+    make = partial(make, remat=False, drop_path=0.0)
     rng = np.random.default_rng(0)
     image = jnp.asarray(rng.normal(size=(1, 64, 96, 3)), jnp.float32)
     shapes, _ = shapes_of(make(output_stride=32), *image.shape)

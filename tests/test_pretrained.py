@@ -64,7 +64,7 @@ def save(tmp_path):
 
 def make_encoder(**options):
     standard = {"output_stride": 32, "stem_pool": "max", "layer4": "standard"}
-    options = {**standard, "multi_grid": (1, 1), "remat": False, **options}
+    options = {**standard, "multi_grid": (1, 1), "remat": False, "drop_path": 0.0, **options}
     return ENCODERS["resnet18"](width=WIDTH, dtype=jnp.float32, **options)
 
 

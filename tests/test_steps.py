@@ -18,6 +18,7 @@ NOISE = np.random.default_rng(0).integers(0, 30, (8, 32, 32, 3), np.uint8)
 BATCH = {"image": LABEL[..., None] * np.uint8(30) + NOISE, "label": LABEL}
 NORMALIZE = augment.make_normalize("imagenet")
 TX = optax.sgd(0.1)
+KEY = jax.random.key(7)
 
 
 def mesh_of(devices):
@@ -58,7 +59,7 @@ def make_train_step(
         stop_at_nan=stop_at_nan,
         skipped_before=skipped_before,
         accumulate=accumulate,
-        key=jax.random.key(7),
+        key=KEY,
     )
 
 
@@ -124,13 +125,14 @@ def test_accumulated_gradient_is_that_of_the_whole_batch():
     batch = {"x": jnp.asarray(rng.normal(size=(6, 3))), "y": jnp.asarray(rng.normal(size=6))}
     state = steps.TrainState(0, 0, jnp.ones(3), jnp.zeros(()), None, {})
 
-    def compute_loss(params, count, part):
+    def compute_loss(params, count, part, key):
+        del key
         return ((part["x"] @ params - part["y"]) ** 2).mean(), count + 1
 
     grad_fn = jax.value_and_grad(compute_loss, has_aux=True)
-    (loss, _), grads = steps.accumulate_gradient(grad_fn, state, batch, parts=1)
+    (loss, _), grads = steps.accumulate_gradient(grad_fn, state, batch, KEY, parts=1)
     for parts in (2, 3, 6):
-        actual = steps.accumulate_gradient(grad_fn, state, batch, parts=parts)
+        actual = steps.accumulate_gradient(grad_fn, state, batch, KEY, parts=parts)
         assert_close(actual, ((loss, np.float32(parts)), grads), rtol=1e-5)
 
 

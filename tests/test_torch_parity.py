@@ -33,6 +33,7 @@ STANDARD = {
     "layer4": "standard",
     "multi_grid": (1, 1),
     "remat": False,
+    "drop_path": 0.0,
 }
 ENCODERS = [
     (resnet.BasicBlock, (2, 1, 2, 2), {}),
@@ -192,7 +193,8 @@ def make_unets():
     encoder = resnet.ResNet(
         (2, 1, 2, 2), resnet.BasicBlock, width=WIDTH, dtype=jnp.float32, **STANDARD
     )
-    return unet.UNet(encoder, 11, DECODER, jnp.float32), TorchUNet(encoder.plan())
+    ours = unet.UNet(encoder, 11, DECODER, jnp.float32, dropout=0.0, hold_statistics=False)
+    return ours, TorchUNet(encoder.plan())
 
 
 def test_unet_logits_are_those_of_segmentation_models_pytorch():

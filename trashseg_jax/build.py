@@ -25,7 +25,7 @@ from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
 from trashseg_jax.refine import dense, pool
-from trashseg_jax.settings import Config, check_warmup, choose, expand_home
+from trashseg_jax.settings import Config, check_hold, check_warmup, choose, expand_home
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
@@ -61,11 +61,12 @@ def check_options(config: Config) -> None:
 def num_steps(config: Config, *, num_images: int) -> int:
     """Returns the training length, from `train.steps` or else `train.epochs`.
 
-    Raises InputError where the warm-up is no shorter.
+    Raises InputError where the warm-up, or the time in which the encoder is held, is no shorter.
     """
     epochs = config.train.epochs
     steps = config.train.steps or math.ceil(epochs * num_images / config.train.batch_size)
     check_warmup(config, steps=steps)
+    check_hold(config, steps=steps)
     return steps
 
 
@@ -117,7 +118,8 @@ def demo_folder(config: Config) -> Path:
 
 def build_model(config: Config, *, num_classes: int) -> unet.UNet:
     options = {key: value for key, value in config.model.items() if key not in BEGINNING}
-    return unet.make_unet(num_classes=num_classes, remat=config.train.remat, **options)
+    trained = {key: config.train[key] for key in unet.UNTRAINED}
+    return unet.make_unet(num_classes=num_classes, **trained, **options)
 
 
 def load_beginning(
@@ -325,7 +327,27 @@ def build_optimizer(
         weight_decay=options.weight_decay,
         clip_norm=options.clip_norm,
     )
-    return tx, schedule
+    return slow_encoder(config, tx), schedule
+
+
+def slow_encoder(config: Config, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `tx` with the learning rates of the encoder's stages; `tx` where they are everyone's.
+
+    What `model.pretrained` leaves random in the encoder learns as the decoder does.
+    """
+    options = config.optimizer
+    rate, decay, hold_steps = options.encoder_rate, options.stage_decay, options.hold_encoder_steps
+    if rate == decay == 1 and not hold_steps:
+        return tx
+    encoder = build_model(config, num_classes=1).encoder  # whatever the classes
+
+    def factor_of(path: optim.Path, shape: tuple[int, ...]) -> float | None:
+        path = ("params", *path[1:]) if path[0] == "encoder" else ()
+        if not path or (config.model.pretrained and encoder.is_fresh(path, shape)):
+            return None
+        return rate * decay ** encoder.stages_after(path)
+
+    return optim.scale_updates(tx, factor_of, hold_steps=hold_steps)
 
 
 def stops_at_nan(config: Config) -> bool:

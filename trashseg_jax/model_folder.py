@@ -21,7 +21,7 @@ from trashseg_jax.data.augment import STATISTICS
 from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import FORMAT, read_description
 from trashseg_jax.models import pretrained, smp_names
-from trashseg_jax.models.unet import UNet, make_unet
+from trashseg_jax.models.unet import UNTRAINED, UNet, make_unet
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 AS_THEY_ARE = ("image_size", "categories", "calibration", "figures", "training")
@@ -65,7 +65,7 @@ class Model:
 
 
 def make_network(architecture: dict[str, Any], *, num_classes: int, dtype: str) -> UNet:
-    return make_unet(num_classes=num_classes, dtype=dtype, remat=False, **architecture)
+    return make_unet(num_classes=num_classes, dtype=dtype, **UNTRAINED, **architecture)
 
 
 def variable_shapes(network: UNet) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """Learning rate schedules and optimizers, from optax."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from trashseg_jax.settings import choose
+
+Path = tuple[str, ...]  # of a leaf of the params: ("encoder", "layer1_0", "conv1", "kernel")
 
 
 def make_schedule(
@@ -49,3 +54,43 @@ def make_optimizer(
 def is_kernel(params: Any) -> Any:
     """Returns a tree of bools: True for convolution kernels, False for scales and biases."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def scale_updates(
+    tx: optax.GradientTransformation,
+    factor_of: Callable[[Path, tuple[int, ...]], float | None],
+    *,
+    hold_steps: int,
+) -> optax.GradientTransformation:
+    """Returns `tx` with each leaf's updates, weight decay included, times `factor_of(path, shape)`.
+
+    That is a learning rate of its own, since Adam's updates do not depend on the gradient's scale
+    (Howard & Ruder 2018, "discriminative fine-tuning"). Leaves with a factor also do not move in
+    the first `hold_steps` updates; those with None are left alone. Gradients, clipping and moments
+    are as without, so a leaf that is released goes on with moments that are settled.
+
+    The state is that of `tx`: a run may go on with other factors.
+    """
+
+    def update(grads, state, params=None):
+        moves = updates_made(state) >= hold_steps
+
+        def scale(path, leaf):
+            factor = factor_of(tuple(key.key for key in path), leaf.shape)
+            if factor is None:
+                return leaf
+            return jnp.where(moves, factor * leaf, 0) if hold_steps else factor * leaf
+
+        updates, state = tx.update(grads, state, params)
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformation(tx.init, update)
+
+
+def updates_made(state: optax.OptState) -> Array:
+    """Returns the schedule's count: the updates that an optimizer of `make_optimizer` has made."""
+
+    def is_schedules(path, _):
+        return path[-1].tuple_name == "ScaleByScheduleState"
+
+    return optax.tree_utils.tree_get(state, "count", filtering=is_schedules)

@@ -50,6 +50,27 @@ def check_warmup(config: Config, *, steps: int) -> None:
         )
 
 
+def check_hold(config: Config, *, steps: int) -> None:
+    """Raises InputError unless the encoder is released before the run ends."""
+    hold_steps = config.optimizer.hold_encoder_steps
+    if hold_steps >= steps:
+        raise InputError(
+            f"config.optimizer.hold_encoder_steps={hold_steps}: must be less than the run's "
+            f"{steps} steps, or the encoder is never trained; use {steps // 10}, for example"
+        )
+
+
+def image_sizes(config: Config) -> tuple[int, ...]:
+    """Returns the sides of the images that the training steps see, in the order in which they do.
+
+    They are `data.image_size` times `train.image_scales`, each rounded to a multiple of
+    `model.output_stride`, but for the last, which is `data.image_size`.
+    """
+    size, stride = config.data.image_size, config.model.output_stride
+    *smaller, _ = config.train.image_scales
+    return (*(max(round(scale * size / stride), 1) * stride for scale in smaller), size)
+
+
 def expand_home(path: str) -> str:
     """Returns `path`, a leading ~ replaced by the home folder."""
     return os.path.expanduser(path)

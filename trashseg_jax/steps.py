@@ -24,6 +24,9 @@ from trashseg_jax.devices.compiling import compiler_options, on_cpu
 #   mask   bool[b]       evaluation: False for rows that only fill up the last batch
 #   id     i64[b]        on the host: the record's
 Batch = dict[str, Array]
+# Folded into a step's key for what is left out at random in the network: beyond the few numbers of
+# the keys that `augment` splits it into.
+DROPOUT = 2**31
 
 
 @struct.dataclass
@@ -89,15 +92,22 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)  # resume-safe randomness
         batch = augment(step_key, batch)
 
-        def compute_loss(params, batch_stats, part):
+        def compute_loss(params, batch_stats, part, dropout_key):
             variables = {"params": params, "batch_stats": batch_stats}
             logits, updated = model.apply(
-                variables, normalize(part["image"]), train=True, mutable=["batch_stats"]
+                variables,
+                normalize(part["image"]),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": dropout_key},
             )
             return loss_fn(logits, part["label"]).mean(), updated["batch_stats"]
 
         grad_fn = jax.value_and_grad(compute_loss, has_aux=True)
-        (loss, batch_stats), grads = accumulate_gradient(grad_fn, state, batch, parts=accumulate)
+        dropout_key = jax.random.fold_in(step_key, DROPOUT)
+        (loss, batch_stats), grads = accumulate_gradient(
+            grad_fn, state, batch, dropout_key, parts=accumulate
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state, params, batch_stats, decay=ema_decay)
@@ -115,27 +125,29 @@ def make_train_step(
 
 
 def accumulate_gradient(
-    grad_fn: Callable[..., Any], state: TrainState, batch: Batch, *, parts: int
+    grad_fn: Callable[..., Any], state: TrainState, batch: Batch, key: jax.Array, *, parts: int
 ) -> Any:
     """Returns `((loss, batch_stats), grads)`, the batch taken in `parts`, one after the other.
 
+    `grad_fn` takes params, batch_stats, a part of the batch and that part's own random key.
     Loss and gradient are the means over the parts, so those of the whole batch but for BatchNorm:
     it normalises with the moments of a part, and its averages move once a part.
     """
     if parts == 1:
-        return grad_fn(state.params, state.batch_stats, batch)
+        return grad_fn(state.params, state.batch_stats, batch, key)
 
     def split(rows):  # every parts-th row: so each device has its share of each part
         return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
 
-    def add(carry, part):
+    def add(carry, part_and_key):
         sums, batch_stats = carry
-        (loss, batch_stats), grads = grad_fn(state.params, batch_stats, part)
+        (loss, batch_stats), grads = grad_fn(state.params, batch_stats, *part_and_key)
         return (jax.tree.map(jnp.add, sums, (loss, grads)), batch_stats), None
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     carry = ((jnp.zeros(()), zeros), state.batch_stats)
-    (sums, batch_stats), _ = jax.lax.scan(add, carry, jax.tree.map(split, batch))
+    inputs = (jax.tree.map(split, batch), jax.random.split(key, parts))
+    (sums, batch_stats), _ = jax.lax.scan(add, carry, inputs)
     loss, grads = jax.tree.map(lambda total: total / parts, sums)
     return (loss, batch_stats), grads
 

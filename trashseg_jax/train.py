@@ -13,8 +13,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Float64, UInt8
 
-from trashseg_jax import build, folders, metrics, steps
-from trashseg_jax.data import audit, sampling
+from trashseg_jax import build, folders, metrics, settings, steps
+from trashseg_jax.data import audit, image_sizes, sampling
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.evaluate import (
@@ -103,7 +103,11 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         if first >= total and (figures := finished_figures(workdir, first, changes)):
             return figures
         skipped = int(state.skipped) if first else 0
-        train_step = build_train_step(config, model, tx, loss_fn, skipped_before=skipped)
+        sizes = settings.image_sizes(config)
+        train_steps = {
+            size: build_train_step(config, model, tx, loss_fn, skipped_before=skipped, size=size)
+            for size in sizes
+        }
         announce(workdir, derived, changes, warnings)
         print(
             f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
@@ -119,6 +123,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         ):
             for step in range(first + 1, total + 1):
                 batch = next(batches)
+                train_step = train_steps[image_sizes.size_at(step, total=total, sizes=sizes)]
                 state, scalars = train_step(state, sharding.shard_batch(batch, mesh))
                 watch.add(step, batch, scalars)
                 if step == first + 1:
@@ -236,12 +241,15 @@ def build_train_step(
     loss_fn: Callable[..., Any],
     *,
     skipped_before: int,
+    size: int,
 ) -> Callable[..., Any]:
+    """Returns the step that trains on images of `size`; it is compiled when it is first taken."""
+    augment = build.build_augment(config)
     return steps.make_train_step(
         model,
         tx,
         loss_fn,
-        augment=build.build_augment(config),
+        augment=lambda key, batch: image_sizes.shrink(augment(key, batch), size=size),
         normalize=build.build_normalize(config),
         ema_decay=config.train.ema_decay,
         stop_at_nan=build.stops_at_nan(config),

@@ -22,7 +22,7 @@ def train(options: Options) -> Trial:
     tx, _ = build.build_optimizer(config, steps=1000)
     batch = random_batch(options)
     loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
-    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0)
+    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0, size=options.size)
     compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
 
     def run(count: int) -> None:

@@ -37,5 +37,5 @@ def compile_step(
         "crop": jax.ShapeDtypeStruct((images, 2), np.int32, sharding=split),
     }
     loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
-    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0)
+    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0, size=image_size)
     return state, step.lower(state, batch).compile()

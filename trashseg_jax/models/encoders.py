@@ -15,11 +15,14 @@ class Encoder(Protocol):
     """A Flax module that returns its input and features at rising strides.
 
     The last one's stride is `output_stride`; neighbours' differ by a factor of two or not at all.
-    With `remat` its blocks, and the decoder's, are computed again in the backward pass.
+    With `remat` its blocks, and the decoder's, are computed again in the backward pass. `train`
+    says which statistics BatchNorm uses; residual branches are left out, up to the rate
+    `drop_path`, where there is a "dropout" key (see blocks.drop_path), whatever `train` is.
     """
 
     output_stride: int
     remat: bool
+    drop_path: float
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features: ...
 
@@ -39,9 +42,14 @@ class Encoder(Protocol):
         """Says whether published weights leave this leaf as it was initialised."""
         ...
 
+    def stages_after(self, path: LeafPath) -> int:
+        """Returns how many stages come after a leaf's: 0 in the last; each gives a feature."""
+        ...
+
 
 # What config.model.encoder may be. Each makes an Encoder of the options of `config.model` that are
-# an encoder's: width, output_stride, stem_pool, layer4, multi_grid, and dtype and remat.
+# an encoder's: width, output_stride, stem_pool, layer4, multi_grid and dtype, and of those of
+# `config.train` that are: remat and drop_path.
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     **resnet.FAMILY,
     **efficientnet_lite.FAMILY,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.models.blocks import Features, conv, conv3, run_block
+from trashseg_jax.models.blocks import Features, conv, conv3, depth_rates, drop_path, run_block
 from trashseg_jax.models.normalization import BatchNorm
 from trashseg_jax.models.pooling import max_pool
 from trashseg_jax.models.pretrained import LeafPath
@@ -26,6 +26,7 @@ class BasicBlock(nn.Module):
     stride: int
     dilations: Dilations
     dtype: Any
+    drop_path: float
     expansion = 1
 
     @nn.compact
@@ -36,7 +37,8 @@ class BasicBlock(nn.Module):
         y = nn.relu(norm(name="bn1")(y))
         y = conv3(self.features, 1, second, dtype=self.dtype, name="conv2")(y)
         y = norm(name="bn2")(y)
-        return nn.relu(y + shortcut(x, y, self.stride, norm))
+        branch = drop_path(self, y, rate=self.drop_path)
+        return nn.relu(branch + shortcut(x, y, self.stride, norm))
 
 
 class Bottleneck(nn.Module):
@@ -46,6 +48,7 @@ class Bottleneck(nn.Module):
     stride: int
     dilations: Dilations
     dtype: Any
+    drop_path: float
     expansion = 4
 
     @nn.compact
@@ -58,7 +61,8 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn2")(y))
         y = conv(4 * self.features, (1, 1), dtype=self.dtype, name="conv3")(y)
         y = norm(name="bn3")(y)
-        return nn.relu(y + shortcut(x, y, self.stride, norm))
+        branch = drop_path(self, y, rate=self.drop_path)
+        return nn.relu(branch + shortcut(x, y, self.stride, norm))
 
 
 def shortcut(
@@ -100,7 +104,8 @@ class ResNet(nn.Module):
     `output_stride`; for 32 and the stem's pooling they are at 2, 4, 8, 16 and 32. Submodules bear
     the names of PyTorch's `state_dict`, so that weights convert key by key, and no option but the
     atrous stem adds or reshapes any. `width` is the number of features of the stem, 64 in the
-    paper. `remat`, which holds for the decoder too: see `run_block`.
+    paper. `remat`, which holds for the decoder too: see `run_block`; `drop_path`, the rate of the
+    last block: see `drop_path` and `depth_rates`.
     """
 
     blocks: tuple[int, int, int, int]
@@ -112,6 +117,7 @@ class ResNet(nn.Module):
     layer4: str  # of LAYER4_RATES
     multi_grid: tuple[int, ...]
     remat: bool
+    drop_path: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
@@ -125,10 +131,16 @@ class ResNet(nn.Module):
         elif self.stem_pool == "atrous":
             block = AtrousBlock(self.dtype, name="stem_atrous")
             x = run_block(block, x, train=train, remat=self.remat)
+        rates = iter(depth_rates(self.drop_path, sum(self.blocks)))
         for stage, plan in enumerate(self.plan()):
+            make_block = partial(self.block, self.width * 2**stage, dtype=self.dtype)
             for i, (stride, dilations) in enumerate(plan):
-                name = f"layer{stage + 1}_{i}"
-                block = self.block(self.width * 2**stage, stride, dilations, self.dtype, name=name)
+                block = make_block(
+                    stride=stride,
+                    dilations=dilations,
+                    drop_path=next(rates),
+                    name=f"layer{stage + 1}_{i}",
+                )
                 x = run_block(block, x, train=train, remat=self.remat)
             features.append(x)  # width * 2^stage * expansion
         return features
@@ -193,6 +205,13 @@ class ResNet(nn.Module):
         """Says whether published weights leave this leaf as it was initialised."""
         replaced = self.layer4 == "reference_dilated" and path[1].startswith("layer4_")
         return path[1] == "stem_atrous" or (replaced and shape[:2] == (3, 3))
+
+    def stages_after(self, path: LeafPath) -> int:
+        """Returns how many stages come after a leaf's: 0 in layer4, 4 in the stem."""
+        if path[1] == "stem_atrous":  # in place of layer1's pooling
+            return 3
+        layer = re.match(r"layer(\d)", path[1])
+        return 4 - int(layer[1]) if layer else 4
 
 
 OUTPUT_STRIDES = (8, 16, 32)

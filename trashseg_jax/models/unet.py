@@ -15,6 +15,9 @@ from trashseg_jax.models.upsampling import UpConv
 from trashseg_jax.settings import choose
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# The options of `config.train` that a network has, as they are of one that isn't trained. They add
+# no variable and change no prediction.
+UNTRAINED = {"remat": False, "drop_path": 0.0, "dropout": 0.0, "hold_statistics": False}
 
 
 class UpBlock(nn.Module):
@@ -42,7 +45,11 @@ class UpBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder, five up-blocks, 3x3 head.
+    """Encoder, five up-blocks, dropout of whole channels, 3x3 head.
+
+    With `hold_statistics` the encoder's BatchNorm uses its running statistics in training too, and
+    leaves them as they are. `dropout` (Tompson et al. 2015, as smp's FPN has it before its head),
+    and the encoder's `drop_path`, happen where `apply` is given a "dropout" key.
 
     `image` is normalised; its height and width must be multiples of the encoder's output stride.
     The logits are float32 whatever `dtype` the convolutions compute in; parameters and statistics
@@ -53,15 +60,20 @@ class UNet(nn.Module):
     num_classes: int
     decoder_features: tuple[int, ...]
     dtype: Any
+    dropout: float
+    hold_statistics: bool
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h w k"]:
         check_size(*image.shape[1:3], multiple=self.encoder.output_stride)
-        _, *skips, x = self.encoder(image.astype(self.dtype), train=train)
+        moments = train and not self.hold_statistics  # of the batch, in the encoder
+        _, *skips, x = self.encoder(image.astype(self.dtype), train=moments)
         for i, features in enumerate(self.decoder_features):
             skip = skips.pop() if skips else None
             block = UpBlock(features, self.dtype, name=f"up{i + 1}")
             x = run_block(block, x, skip, train=train, remat=self.encoder.remat)
+        if self.dropout and self.has_rng("dropout"):
+            x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=False)(x)
         logits = nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="head")(x)
         return logits.astype(jnp.float32)
 
@@ -72,17 +84,19 @@ def make_unet(
     encoder: str,
     decoder_features: tuple[int, ...],
     dtype: str,
-    remat: bool,
+    dropout: float,
+    hold_statistics: bool,
     **options: Any,
 ) -> UNet:
-    """Returns the U-Net of the options that `config.model` has; those not named are the encoder's.
+    """Returns the U-Net of the options of `config.model` and those named in UNTRAINED.
 
+    Those not named here are the encoder's.
     Raises InputError for options that are unknown or exclude each other.
     """
     compute = choose("model.dtype", dtype, DTYPES)
-    built = choose("model.encoder", encoder, ENCODERS)(dtype=compute, remat=remat, **options)
+    built = choose("model.encoder", encoder, ENCODERS)(dtype=compute, **options)
     built.check_options()  # now, not when the run has begun
-    return UNet(built, num_classes, decoder_features, compute)
+    return UNet(built, num_classes, decoder_features, compute, dropout, hold_statistics)
 
 
 def check_size(height: int, width: int, *, multiple: int) -> None:
