@@ -63,6 +63,9 @@ def format_balance(derived: dict[str, Any]) -> str:
     for name, value in alpha.items():
         before, after = shares["before"][name], shares["after"][name]
         lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
+    for one in derived.get("mix", []):
+        images, share = f"{one['images']} training images", f"{one['share']:.1%} of those drawn"
+        lines.append(f"{one['name']}: {images}, {share}")
     return "\n".join(lines)
 
 
