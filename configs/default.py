@@ -119,6 +119,10 @@ def get_config(dataset: str = "demo") -> ConfigDict:
     return config
 
 
+def data_format(dataset: str) -> str:
+    return "masks" if dataset == "masks" else "coco"
+
+
 def _data(dataset: str) -> ConfigDict:
     single = {"train_file": "annotations.json", "val_file": "annotations.json"}
     pair = {"train_file": "train.json", "val_file": "val.json"}
@@ -126,7 +130,7 @@ def _data(dataset: str) -> ConfigDict:
         {
             "name": dataset,
             # Of the folder: one of FORMATS in trashseg_jax/data/formats.
-            "format": "masks" if dataset == "masks" else "coco",
+            "format": data_format(dataset),
             "dir": "",  # the folder with the json files and images; the demo makes its own
             **(single if dataset == "taco" else pair),
             # Below `dir`, "" where they are found by themselves: folders of a split's images and
@@ -136,6 +140,12 @@ def _data(dataset: str) -> ConfigDict:
             **dict.fromkeys(("image_suffix", "label_suffix"), ""),  # ends of label images' names
             "val_fraction": 0.2,  # held out where both files are the same one, or nothing splits
             "allow_overlap": False,  # True: train although all validation images are trained on
+            # Data sets to train on besides, a folder and its share of the images drawn each:
+            # "taco:/data/taco=0.3,coco:/data/pseudo=0.2" leaves 0.5 to the main one, from which
+            # validation comes. A name of DATASETS says the format, the file and the class map
+            # (another one: "taco:/data/taco:my_map.json=0.3"). Where the folder has files for
+            # train and val only train is used, else all of it. See docs/data_formats.md.
+            "mix": "",
             "class_map": CLASS_MAPS.get(dataset, "recycle_trash"),  # or a json's path
             "paint_order": "area",  # or "reference"
             "crowd": "class",  # what iscrowd marks counts as its category; "ignore": it doesn't

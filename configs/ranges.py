@@ -1,9 +1,11 @@
 """Every key's range. Checked before anything is prepared or written; imports no jax, no numpy."""
 
 import difflib
+import math
 from collections.abc import Callable
 
-from trashseg_jax.configs.default import DATASETS
+from trashseg_jax.configs.default import DATASETS, data_format
+from trashseg_jax.data import mix
 from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
 from trashseg_jax.settings import (
@@ -15,6 +17,8 @@ from trashseg_jax.settings import (
     image_sizes,
 )
 
+MIXED_IN = tuple(name for name in DATASETS if name != "demo")  # what data.mix may name
+MOST_MIXED = 0.999  # of the images drawn
 YES_OR_NO = YesOrNo()
 # One of the names that build.check_options knows, for which jax is needed; a recipe's are the
 # config's own.
@@ -58,6 +62,7 @@ RANGES: dict[str, Rule] = {
     "data.exif": NAMED,
     "data.skip_bad": YES_OR_NO,
     "data.allow_overlap": YES_OR_NO,
+    "data.mix": Text(mix.FORM, mix.PATTERN),
     "data.cache_dir": PATH_OR_EMPTY,
     "data.image_size": Number(whole=True, at_least=8, at_most=2**13),
     "data.sampling.name": NAMED,
@@ -251,15 +256,47 @@ def _check_held_out(config: Config) -> None:
         )
 
 
+def _check_mix(config: Config) -> None:
+    entries = mix.parse(config.data.mix)
+    for entry in entries:
+        if entry.preset not in MIXED_IN:
+            raise InputError(
+                f"config.data.mix, {entry.name}: {entry.preset!r} must be one of "
+                f"{', '.join(MIXED_IN)}; the folder of a demo is read as coco"
+            )
+        if entry.json_file and data_format(entry.preset) != "coco":
+            raise InputError(f"config.data.mix, {entry.name}: must be a folder, not a json")
+        if not 0 < entry.share < 1:
+            raise InputError(
+                f"config.data.mix, {entry.name}: the share {entry.share:g} must be above 0 and "
+                "below 1"
+            )
+    paths = [(entry.path, entry.json_file) for entry in entries]
+    for number, entry in enumerate(entries):
+        if paths[number] in paths[:number]:
+            raise InputError(f"config.data.mix names {entry.name} twice; give it one share")
+    total = math.fsum(entry.share for entry in entries)
+    if total > MOST_MIXED:
+        raise InputError(
+            f"config.data.mix={config.data.mix}: the shares are {total:g} in all; they must be at "
+            f"most {MOST_MIXED}, the main data set has what is left"
+        )
+
+
 def _check_format(config: Config) -> None:
-    """Options that another format reads would be passed over."""
+    """Options that another format reads would be passed over.
+
+    Those of COCO files hold for data sets that are mixed in as well.
+    """
+    mixed_in = {data_format(entry.preset) for entry in mix.parse(config.data.mix)}
     of_masks = {f"{split}_labels": "" for split in ("train", "val")}
     of_masks |= {"image_suffix": "", "label_suffix": ""}
     of_coco = {"crowd": "class", "boxes": "refuse", "paint_order": "area"}
     for other, options in (("masks", of_masks), ("coco", of_coco)):
         for key, default in options.items():
             value = config.data[key]
-            if value != default and config.data.format != other:
+            readers = {config.data.format, *(mixed_in & {"coco"})}
+            if value != default and other not in readers:
                 raise InputError(
                     f"config.data.{key}={value!r}: only data.format={other!r} reads it, and this "
                     f"is {config.data.format!r}; leave it at {default!r}"
@@ -399,6 +436,7 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_hold,
     _check_folder,
     _check_held_out,
+    _check_mix,
     _check_format,
     _check_image_size,
     _check_beginning,

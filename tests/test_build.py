@@ -256,7 +256,8 @@ def test_image_weights_come_from_the_prepared_counts(name, expected):
 
 
 def test_uniform_sampling_goes_in_epochs_and_the_others_draw():
-    uniform = build.build_index(resolved(), np.ones(50))
-    drawn = build.build_index(resolved(**{"data.sampling.name": "class_balanced"}), np.ones(50))
+    balanced = resolved(**{"data.sampling.name": "class_balanced"})
+    uniform = build.build_index(resolved(), np.ones(50), number=0)
+    drawn = build.build_index(balanced, np.ones(50), number=0)
     assert len({uniform(p) for p in range(50)}) == 50
     assert len({drawn(p) for p in range(50)}) < 45  # 32 are expected

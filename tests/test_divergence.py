@@ -16,7 +16,7 @@ def scalars(finite, skipped=0):
 
 def watch(path, outcomes, *, stops, total):
     """Feeds the steps' outcomes, finite or not, to a watch."""
-    watching = FiniteWatch(path, stops=stops, total=total)
+    watching = FiniteWatch(path, np.ndarray.tolist, stops=stops, total=total)
     for step, finite in enumerate(outcomes, start=1):
         watching.add(step, {"id": np.array([step])}, scalars(finite, skipped=step))
     watching.flush()
@@ -53,7 +53,8 @@ def test_all_of_a_training_batch_is_saved(tiny_config, prepared, tmp_path):
     """Its crops too, without which the step cannot be repeated."""
     config = tiny_config()
     weights = build.build_image_weights(config, prepared)
-    batch = next(train.train_batches(config, prepared, weights, start_step=1))
+    sets = build.build_training_sets(config, prepared)
+    batch = next(train.train_batches(config, sets, weights, start_step=1))
     save_batch(tmp_path / "batch.npz", batch)
     with np.load(tmp_path / "batch.npz") as saved:
         assert set(saved.files) == batch.keys() >= {"image", "label", "id", "crop"}

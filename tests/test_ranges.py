@@ -19,6 +19,7 @@ from trashseg_jax.configs import (
     ranges,
     reference,
 )
+from trashseg_jax.data import mix
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.errors import InputError
 from trashseg_jax.rules import AnyOf, Number, Numbers, OneOf, Text, YesOrNo
@@ -147,6 +148,19 @@ WORDS = {
     'flip, scales, both with a comma between, or ""': (
         ["", "flip", "scales", "flip,scales"],
         ["mirror", "flip,", "flip scales"],
+    ),
+    mix.FORM: (
+        ["", "taco:/data/taco=0.3", "taco:a/b:map.json=.5, coco:~/c=0.2"],
+        [
+            "taco",
+            "taco:a",
+            "a=0.3",
+            "taco:=0.3",
+            "taco:a=",
+            "taco:a=-1",
+            "coco:a=0.1,",
+            "coco:a=b=1",
+        ],
     ),
     'text like "Battery=20,Metal=2", or ""': (["", "Battery=20"], ["Battery"]),
 }
@@ -320,6 +334,12 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"eval.resolution": "scaled", "eval.tta": "flip"},
             "config.eval.resolution='scaled' and config.eval.tta='flip': scaled images are",
         ),
+        ({"data.mix": "moon:a=0.3"}, "data.mix, moon:a: 'moon' must be one of aistage, taco, coco"),
+        ({"data.mix": "demo:a=0.3"}, "'demo' must be one of .*; the folder of a demo is read as"),
+        ({"data.mix": "masks:a.json=0.3"}, "data.mix, masks:a.json: must be a folder, not a json"),
+        ({"data.mix": "coco:a=0"}, "config.data.mix, coco:a: the share 0 must be above 0"),
+        ({"data.mix": "coco:a=0.5,coco:b=0.5"}, "the shares are 1 in all; they must be at most"),
+        ({"data.mix": "coco:a=0.2,taco:a=0.2"}, "config.data.mix names taco:a twice; give it one"),
         (
             {"data.train_labels": "labels"},
             "config.data.train_labels='labels': only data.format='masks' reads it",
@@ -334,6 +354,13 @@ def test_keys_at_odds_are_refused_with_both(changes, line):
     ranges.check(config_of())
     with pytest.raises(InputError, match=line):
         ranges.check(config_of(**changes))
+
+
+def test_what_coco_files_alone_know_holds_for_those_that_are_mixed_in():
+    changes = {"data.format": "masks", "data.crowd": "ignore"}
+    ranges.check(config_of(**changes, **{"data.mix": "taco:a=0.3"}))
+    with pytest.raises(InputError, match=r"config\.data\.crowd='ignore'"):
+        ranges.check(config_of(**changes, **{"data.mix": "masks:a=0.3"}))
 
 
 def test_nothing_need_be_held_out_of_two_files():

@@ -104,8 +104,9 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     config = tiny_config()
     config.data.augment.crop_area = (1.0, 1.0)
     weights = build.build_image_weights(config, prepared)
-    index_of = build.build_index(config, weights)
-    batch = next(train.train_batches(config, prepared, weights, start_step=5))
+    index_of = build.build_index(config, weights, number=0)
+    sets = build.build_training_sets(config, prepared)
+    batch = next(train.train_batches(config, sets, weights, start_step=5))
     expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
     shown = [decode_label(label)[1::2, 1::2] for label in expected]
     np.testing.assert_array_equal(batch["label"], shown)

@@ -15,12 +15,14 @@ import optax
 from jaxtyping import Float64, Int64
 
 from trashseg_jax import alphas, folders, losses, model_folder, optim
-from trashseg_jax.data import augment, locks, sampling, taxonomy
+from trashseg_jax.configs import default
+from trashseg_jax.data import augment, locks, mix, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS
 from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
 from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import EXIF, DataFolder
+from trashseg_jax.data.training_sets import TrainingSet, TrainingSets
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 # Keys of `config.model` that say with which weights a new run begins; the others make the network.
 BEGINNING = ("init", "pretrained", "pretrained_prefix")
+# Keys of `config.data` that say how each data set is read, also one that is mixed in; the others
+# say where the main one's parts are, or what its json means.
+HOW_TO_READ = ("paint_order", "crowd", "boxes", "skip_bad")
 
 
 def check_options(config: Config) -> None:
@@ -45,6 +50,8 @@ def check_options(config: Config) -> None:
     data_options = {"paint_order": PAINT_ORDERS, "crowd": CROWDS, "boxes": BOXES, "exif": EXIF}
     for key, options in data_options.items():
         choose(f"data.{key}", config.data[key], options)
+    for entry in mix.parse(config.data.mix):
+        mixed_class_map(entry, classes)
     image_weighting(config, nothing)
     alpha_scheme(config, nothing, nothing)
     if config.loss.alpha_values:
@@ -97,6 +104,82 @@ def build_data(config: Config) -> "Prepared":
     remedy = "config.data.dir must hold the same files on all hosts"
     processes.check_same("the data set", b"".join(counts), remedy=remedy)
     return prepared
+
+
+def build_training_sets(config: Config, data: "Prepared") -> TrainingSets:
+    """Returns `data`, the main data set, and what `data.mix` names, prepared like it."""
+    entries = mix.parse(config.data.mix)
+    left = 1 - math.fsum(entry.share for entry in entries)
+    main = TrainingSet(config.data.dir or config.data.name, left, data)
+    mixed_in = (
+        TrainingSet(entry.name, entry.share, prepare_mixed(config, entry, data.classes))
+        for entry in entries
+    )
+    return TrainingSets((main, *mixed_in))
+
+
+def prepare_mixed(config: Config, entry: mix.Entry, classes: tuple[str, ...]) -> "Prepared":
+    """Prepares the training images of an entry of `data.mix`; InputError says which it is."""
+    from trashseg_jax.data import builder  # TensorFlow
+
+    folder = mixed_folder(config, entry, classes)
+    try:
+        prepared = builder.prepare(
+            folder,
+            name=entry.preset,
+            read=FORMATS[default.data_format(entry.preset)],
+            cache_dir=cache_dir(config),
+        )
+    except InputError as error:
+        raise _fault_of_mixed(entry, error) from error
+    processes.check_same(
+        f"config.data.mix, {entry.name}",
+        prepared.counts("train")[0].tobytes(),
+        remedy="the folder must hold the same files on all hosts",
+    )
+    return prepared
+
+
+def mixed_folder(config: Config, entry: mix.Entry, classes: tuple[str, ...]) -> DataFolder:
+    """Returns the folder of an entry of `data.mix`, its labels those of the run's `classes`."""
+    preset = default.get_config(entry.preset).data
+    options = {field.name: preset[field.name] for field in dataclasses.fields(DataFolder)[2:]}
+    options |= {key: config.data[key] for key in HOW_TO_READ}
+    options["val_file"] = ""  # nothing is held out of it
+    if entry.json_file:
+        options["train_file"] = entry.json_file.relative_to(entry.path).as_posix()
+    return DataFolder(entry.path, mixed_class_map(entry, classes), **options)
+
+
+def mixed_class_map(entry: mix.Entry, classes: tuple[str, ...]) -> taxonomy.ClassMap:
+    """Returns an entry's class map, its labels those of the run's `classes`.
+
+    It is the one that the entry names, the folder's own, or else its preset's.
+    """
+    own = entry.path / mix.OWN_MAP
+    named = expand_home(entry.class_map) or (str(own) if own.is_file() else "")
+    try:
+        if not entry.path.is_dir():
+            raise InputError(f"{entry.path} is not a folder; correct it, or restore the folder")
+        name = named or default.get_config(entry.preset).data.class_map
+        if not name:
+            raise InputError(
+                f"{entry.path} has no {mix.OWN_MAP}; name one as config.data.class_map"
+            )
+        return taxonomy.relabel(taxonomy.load_class_map(name), classes)
+    except InputError as error:
+        raise _fault_of_mixed(entry, error) from error
+
+
+def _fault_of_mixed(entry: mix.Entry, error: InputError) -> InputError:
+    """Returns the error with the entry's name; it says how a mix states what it asks for."""
+    forms = {"class_map": "PRESET:FOLDER:CLASS_MAP=SHARE", "train_file": "PRESET:FOLDER/JSON=SHARE"}
+    how = [
+        f"of a data set that is mixed in, data.{key} is stated as {form}"
+        for key, form in forms.items()
+        if f"config.data.{key}" in str(error)
+    ]
+    return InputError("; ".join([f"config.data.mix, {entry.name}: {error}", *how]))
 
 
 def demo_folder(config: Config) -> Path:
@@ -182,7 +265,7 @@ def take_loaded(variables: dict[str, Any], loaded: dict[str, Any]) -> dict[str, 
     return jax.tree.map(take, variables, loaded)
 
 
-def build_alpha(config: Config, data: "Prepared") -> Float64[np.ndarray, "k"]:
+def build_alpha(config: Config, data: "Prepared | TrainingSets") -> Float64[np.ndarray, "k"]:
     """Returns the loss's class weights: the user's, or a scheme's.
 
     A scheme sees the training split as it is, not as resampled. Warns of classes that never occur
@@ -218,7 +301,7 @@ def alpha_scheme(
 
 
 def build_priors(
-    config: Config, data: "Prepared", image_weights: Float64[np.ndarray, "n"]
+    config: Config, data: TrainingSets, image_weights: Float64[np.ndarray, "n"]
 ) -> Float64[np.ndarray, "k"]:
     """Returns each class's share of the training pixels, as drawn and as the loss counts them.
 
@@ -289,6 +372,15 @@ def build_image_weights(config: Config, data: "Prepared") -> Float64[np.ndarray,
     return image_weighting(config, pixels)()
 
 
+def mix_image_weights(config: Config, sets: TrainingSets) -> Float64[np.ndarray, "n"]:
+    """Returns the same of all sets' images: each set's weights, their sum its share if mixed."""
+    weights = [build_image_weights(config, one.data) for one in sets.sets]
+    if not sets.mixed_in:
+        return weights[0]
+    pairs = zip(sets.sets, weights, strict=True)
+    return np.concatenate([one.share / own.sum() * own for one, own in pairs])
+
+
 def image_weighting(
     config: Config, pixels: Int64[np.ndarray, "n k"]
 ) -> Callable[[], Float64[np.ndarray, "n"]]:
@@ -302,12 +394,33 @@ def image_weighting(
     return choose("data.sampling.name", options.name, samplers)
 
 
-def build_index(config: Config, weights: Float64[np.ndarray, "n"]) -> Callable[[int], int]:
-    """Returns the training stream as `position -> record`; "uniform" means epochs, not draws."""
+def build_index(
+    config: Config, weights: Float64[np.ndarray, "n"], *, number: int
+) -> Callable[[int], int]:
+    """Returns a set's training stream, `position -> record`; "uniform" means epochs, not draws.
+
+    Each of several sets has a number, and its stream: the main one is 0.
+    """
+    seed = config.seed + (number << 32)  # above all seeds
     if config.data.sampling.name == "uniform":
-        return partial(sampling.uniform_index, seed=config.seed, size=len(weights))
-    table = sampling.alias_table(weights)
-    return partial(sampling.weighted_index, seed=config.seed, table=table)
+        return partial(sampling.uniform_index, seed=seed, size=len(weights))
+    return partial(sampling.weighted_index, seed=seed, table=sampling.alias_table(weights))
+
+
+def mix_index(
+    config: Config, weights: Float64[np.ndarray, "n"], sets: TrainingSets
+) -> Callable[[int], int]:
+    """Returns the training stream of all sets; they take turns, and each has its own stream."""
+    if not sets.mixed_in:
+        return build_index(config, weights, number=0)
+    *starts, _ = np.cumsum([0, *sets.sizes]).tolist()
+    parts = enumerate(np.split(weights, starts[1:]))
+    return partial(
+        sampling.mixed_index,
+        streams=[build_index(config, part, number=number) for number, part in parts],
+        starts=starts,
+        shares=[one.share for one in sets.sets],
+    )
 
 
 def build_optimizer(

@@ -33,6 +33,7 @@ from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
+    from trashseg_jax.data.training_sets import TrainingSets
 
 Batch = dict[str, Any]
 
@@ -70,13 +71,15 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
 
     # The split, and the model as the checkpoint has it.
     data = build.build_data(config)
+    sets = build.build_training_sets(config, data)
     warnings = audit.find_warnings(data, split=config.eval.split)
+    warnings += audit.find_mixed_warnings(sets)
     for line in warnings:
         print(f"warning: {line}")
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
-    priors = build.build_priors(config, data, build.build_image_weights(config, data))
-    loss_fn = build.build_loss(config, build.build_alpha(config, data), priors)
+    priors = build.build_priors(config, sets, build.mix_image_weights(config, sets))
+    loss_fn = build.build_loss(config, build.build_alpha(config, sets), priors)
     score = build_scorer(
         config,
         data,
@@ -91,7 +94,7 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
     # The figures.
     result = score(state)
     step, skipped = int(state.step), int(state.skipped)
-    report = partial(summarize, config, data, warnings=warnings, resamples=metrics.RESAMPLES)
+    report = partial(summarize, config, sets, warnings=warnings, resamples=metrics.RESAMPLES)
     figures = report(result, step=step, skipped=skipped)
     if jax.process_index() == 0:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
@@ -457,7 +460,7 @@ def gather(kept: dict[str, list], samples: list[sheet.Sample], *, resolution: st
 
 def summarize(
     config: Config,
-    data: "Prepared",
+    data: "Prepared | TrainingSets",
     result: Evaluation,
     *,
     step: int,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from trashseg_jax import build, evaluate, model_folder
-from trashseg_jax.data import taxonomy
+from trashseg_jax.data import mix, taxonomy
 from trashseg_jax.data.augment import STATISTICS
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
@@ -96,7 +96,10 @@ def options_to_hand_on(config: Config) -> dict[str, Any]:
     """Returns the run's options as json has them, without folders of this machine."""
     options = json.loads(json.dumps(config.to_dict()))
     del options["recipes"]
-    return _without_folders(options)
+    mixed_in = mix.without_folders(config.data.mix)
+    options = _without_folders(options)
+    options["data"]["mix"] = mixed_in
+    return options
 
 
 def _without_folders(value: Any) -> Any:

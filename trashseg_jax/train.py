@@ -15,6 +15,7 @@ from jaxtyping import Float64, UInt8
 
 from trashseg_jax import build, folders, metrics, settings, steps
 from trashseg_jax.data import audit, image_sizes, sampling
+from trashseg_jax.data.training_sets import TrainingSets
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.evaluate import (
@@ -73,10 +74,13 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     data = build.build_data(config)
     folder, allow_overlap = config.data.dir or config.data.name, config.data.allow_overlap
     audit.check_training(data, folder=folder, allow_overlap=allow_overlap)
+    sets = build.build_training_sets(config, data)
+    audit.check_mixed(sets, allow_overlap=allow_overlap)
     warnings = audit.find_warnings(data, split=config.eval.split)
-    alpha = build.build_alpha(config, data)
-    image_weights = build.build_image_weights(config, data)
-    priors = build.build_priors(config, data, image_weights)
+    warnings += audit.find_mixed_warnings(sets)
+    alpha = build.build_alpha(config, sets)
+    image_weights = build.mix_image_weights(config, sets)
+    priors = build.build_priors(config, sets, image_weights)
     total = build.num_steps(config, num_images=len(image_weights))
 
     # Model, optimizer, evaluators.
@@ -87,9 +91,10 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     score = build_score(refine=False, resolution="scaled")
     resolution, refine = config.eval.resolution, config.crf.enabled
     score_last = build_score(refine=refine, resolution=resolution)
-    report = partial(summarize, config, data, warnings=warnings)
+    report = partial(summarize, config, sets, warnings=warnings)
     device = sharding.describe_devices()
-    derived = {**describe_classes(data, alpha, priors, image_weights), "device": device}
+    classes = describe_classes(sets, alpha, priors, image_weights)
+    derived = {**classes, **sets.describe(), "device": device}
 
     keep = config.train.keep_checkpoints
     with (
@@ -113,8 +118,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
             f"{device}"
         )
-        batches = train_batches(config, data, image_weights, start_step=first)
-        watch = FiniteWatch(workdir, stops=stops_at_nan, total=total)
+        batches = train_batches(config, sets, image_weights, start_step=first)
+        watch = FiniteWatch(workdir, sets.name_images, stops=stops_at_nan, total=total)
         result = None
         with (
             RunLog(workdir, first_step=first) as log,
@@ -261,7 +266,7 @@ def build_train_step(
 
 
 def describe_classes(
-    data: "Prepared",
+    data: TrainingSets,
     alpha: Float64[np.ndarray, "k"],
     priors: Float64[np.ndarray, "k"],
     image_weights: Float64[np.ndarray, "n"],
@@ -332,14 +337,14 @@ def new_state(
 
 
 def train_batches(
-    config: Config, data: "Prepared", image_weights: Float64[np.ndarray, "n"], *, start_step: int
+    config: Config, sets: TrainingSets, image_weights: Float64[np.ndarray, "n"], *, start_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns this process's rows of the training stream from a step on."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
     return pipeline.train_batches(
-        data.source("train"),
-        index_of=build.build_index(config, image_weights),
+        sets.source(),
+        index_of=build.mix_index(config, image_weights, sets),
         seed=config.seed,
         batch_size=config.train.batch_size,
         image_size=config.data.image_size,

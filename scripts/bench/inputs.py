@@ -57,9 +57,9 @@ def make_batches(options: Options) -> tuple[Any, Iterator[dict[str, np.ndarray]]
     config.data.update({"dir": str(photographs.folder(options)), "image_size": options.size})
     config.data.cache_dir = str(photographs.CACHE)
     config.train.batch_size = options.batch
-    data = build.build_data(config)
-    weights = build.build_image_weights(config, data)
-    return config, train_batches(config, data, weights, start_step=0)
+    sets = build.build_training_sets(config, build.build_data(config))
+    weights = build.mix_image_weights(config, sets)
+    return config, train_batches(config, sets, weights, start_step=0)
 
 
 def pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

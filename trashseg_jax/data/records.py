@@ -29,7 +29,7 @@ class DataFolder:
     path: Path
     class_map: ClassMap
     train_file: str
-    val_file: str
+    val_file: str  # "": all of the training file's or list's images train, there is no "val"
     train_images: str
     train_labels: str
     val_images: str

@@ -5,6 +5,7 @@ Nothing is stored, so a resumed run needs only its step, and any number of hosts
 classes more often.
 """
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ def uniform_index(position: int, *, seed: int, size: int) -> int:
     return int(permutation(seed, epoch, size)[offset])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)  # two epochs of eight mixed sets
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """Returns the order of an epoch, int64 [size], from Philox keyed by seed and epoch."""
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
@@ -59,6 +60,39 @@ def weighted_index(position: int, *, seed: int, table: AliasTable) -> int:
     place, coin = (int(bits) for bits in philox.random_raw(2))
     cell = place * len(table.keep) >> 64
     return cell if coin < table.keep[cell] * 2**64 else int(table.other[cell])
+
+
+def take_turns(position: int, *, shares: Sequence[float]) -> tuple[int, int]:
+    """Returns which of several sets gives the image at `position`, and how many it gave before.
+
+    Each gives its share, of a sum of 1, of the images of any beginning of the stream, to within
+    as many images as there are sets. The first takes its turns evenly spaced, the next does so
+    among the places that are left.
+    """
+    left = 1.0
+    for number, share in enumerate(shares[:-1]):
+        rate = round(share / left * 2**32)  # whole numbers: no place is rounded to two sets
+        before = position * rate >> 32
+        if (position + 1) * rate >> 32 > before:
+            return number, before
+        position -= before
+        left -= share
+    return len(shares) - 1, position
+
+
+def mixed_index(
+    position: int,
+    *,
+    streams: Sequence[Callable[[int], int]],
+    starts: Sequence[int],
+    shares: Sequence[float],
+) -> int:
+    """Returns the record at `position` of sets that take turns, each with a stream of its own.
+
+    A set's first record is at its `starts` among all.
+    """
+    number, turn = take_turns(position, shares=shares)
+    return starts[number] + streams[number](turn)
 
 
 def class_balanced(pixels: Int64[np.ndarray, "n k"], *, power: float) -> Float64[np.ndarray, "n"]:

@@ -96,6 +96,32 @@ def load_class_map(name_or_path: str) -> ClassMap:
     return ClassMap(classes, **maps)
 
 
+def relabel(class_map: ClassMap, classes: Sequence[str]) -> ClassMap:
+    """Returns the map with the labels that its classes have, by their names, among `classes`.
+
+    Raises InputError where it maps something to a class that is not among them, or where its
+    background, what nothing is mapped to, is not theirs.
+    """
+    known = {_key(name): label for label, name in enumerate(classes)}
+    background = class_map.classes[0]
+    if known.get(_key(background)) != 0:
+        raise InputError(f"its background is {background!r}, and that of the run {classes[0]!r}")
+    kinds = {kind: getattr(class_map, kind) for kind in _KINDS}
+    used = {label for labels in kinds.values() for label in labels.values()} - {IGNORE_LABEL}
+    others = [class_map.classes[label] for label in sorted(used)]
+    if others := [name for name in others if _key(name) not in known]:
+        raise InputError(
+            f"it maps to {', '.join(map(repr, others))}, and the run's classes are only "
+            f"{', '.join(classes)}"
+        )
+    new = {label: known[_key(class_map.classes[label])] for label in used}
+    new[IGNORE_LABEL] = IGNORE_LABEL
+    return ClassMap(
+        tuple(classes),
+        **{kind: {key: new[label] for key, label in kinds[kind].items()} for kind in kinds},
+    )
+
+
 def palette(num_classes: int) -> UInt8[np.ndarray, "k 3"]:
     """Returns one RGB colour per class: the competition's eleven, then the rest of VOC's colours.
 

@@ -132,11 +132,13 @@ def _recipe(model: Model) -> str:
         return "Not known: the weights were converted from a file that does not tell."
     options, averaged = model.training["options"], model.training["averaged"]
     weights = "averaged over the training's steps" if averaged else "as they were trained"
+    mixed_in = options["data"].get("mix")  # an older model's file lacks it
     rows = [
         "| option | value |",
         "|---|---|",
         f"| data set | {_cell(options['data']['name'])}, class map "
         f"{_cell(options['data']['class_map'])} |",
+        *([f"| mixed in, with a share each | {_cell(mixed_in)} |"] if mixed_in else []),
         f"| image size | {model.image_size} |",
         f"| normalisation | {model.normalize} |",
         f"| weights | after step {model.training['step']}, {weights} |",

@@ -64,6 +64,9 @@ def format_balance(derived: dict[str, Any]) -> str:
         before, after = shares["before"][name], shares["after"][name]
         line = f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}"
         lines.append(f"{line}  {priors[name]:15.2%}")
+    for one in derived.get("mix", []):
+        images, share = f"{one['images']} training images", f"{one['share']:.1%} of those drawn"
+        lines.append(f"{one['name']}: {images}, {share}")
     return "\n".join(lines)
 
 

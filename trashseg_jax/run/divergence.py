@@ -2,6 +2,7 @@
 
 import io
 from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,20 @@ class FiniteWatch:
     """Looks at each step's `finite` when the device is `DELAY` steps further.
 
     Under `stops` the train step has frozen the state from such an update on, so what ran meanwhile
-    changed nothing: raises RunError, the batch saved in `workdir`. Else raises RunError where
-    nothing but such updates has come for long, as no later one will mend that.
+    changed nothing: raises RunError, the batch saved in `workdir`, its images called what
+    `name_images` makes of their ids. Else raises RunError where nothing but such updates has come
+    for long, as no later one will mend that.
     """
 
-    def __init__(self, workdir: Path, *, stops: bool, total: int):
-        self._workdir, self._stops = workdir, stops
+    def __init__(
+        self,
+        workdir: Path,
+        name_images: Callable[[np.ndarray], Sequence[int | str]],
+        *,
+        stops: bool,
+        total: int,
+    ):
+        self._workdir, self._name_images, self._stops = workdir, name_images, stops
         self._patience = min(PATIENCE, (total + 1) // 2)
         self._in_a_row = 0
         self._waiting: deque[tuple[int, dict[str, np.ndarray], dict[str, jax.Array]]] = deque()
@@ -53,8 +62,9 @@ class FiniteWatch:
         if self._stops:
             path = self._workdir / f"diverged-step{step}-process{jax.process_index()}.npz"
             save_batch(path, batch)
+            names = self._name_images(batch["id"])
             raise RunError(
-                f"step {step}: {said}; its batch of images {batch['id'].tolist()} is in {path}; "
+                f"step {step}: {said}; its batch of images {names} is in {path}; "
                 "go on from the last checkpoint with a lower --config.optimizer.learning_rate, or "
                 "leave such updates out with --config.nan_policy=skip"
             )

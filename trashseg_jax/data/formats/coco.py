@@ -65,6 +65,8 @@ class Annotations:
 
 def read_splits(folder: DataFolder) -> Splits:
     """Reads "train" and "val" from two json files, or from one by lists or by a share held out."""
+    if not folder.val_file:
+        return _read_train_alone(folder)
     files = {"train": folder.path / folder.train_file, "val": folder.path / folder.val_file}
     lists = {"train": folder.train_list, "val": folder.val_list}
     if files["train"] == files["val"] and any(lists.values()) != all(lists.values()):
@@ -87,6 +89,14 @@ def read_splits(folder: DataFolder) -> Splits:
         return Splits(records, problems, held_out=True)
     val, more = read_coco(files["val"], folder, split="val")
     return Splits({"train": train, "val": val}, problems + more, held_out=False)
+
+
+def _read_train_alone(folder: DataFolder) -> Splits:
+    json_file = folder.path / folder.train_file
+    if not json_file.exists():
+        raise InputError(_absent_json(json_file, json_file, "train", folder.path))
+    train, problems = read_coco(json_file, folder, split="train")
+    return Splits({"train": train}, problems, held_out=False)
 
 
 def read_coco(

@@ -71,6 +71,8 @@ def read_splits(folder: DataFolder) -> Splits:
     lists = _lists(folder, found="all" in places)
     train_place = places["all" if "all" in places else "train"]
     train, problems = _read(train_place, lists.get("train"), folder, first_id=0)
+    if not folder.val_file:
+        return Splits({"train": train}, problems, held_out=False)
     if "val" not in places and "val" not in lists:
         records = hold_out(train, val_fraction=folder.val_fraction)
         return Splits(records, problems, held_out=True)
