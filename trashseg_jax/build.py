@@ -18,7 +18,7 @@ from trashseg_jax import alphas, folders, losses, model_folder, optim
 from trashseg_jax.configs import default
 from trashseg_jax.data import augment, locks, mix, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
-from trashseg_jax.data.formats import FORMATS
+from trashseg_jax.data.formats import FORMATS, coco
 from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
 from trashseg_jax.data.painting import PAINT_ORDERS
 from trashseg_jax.data.records import EXIF, DataFolder
@@ -84,8 +84,11 @@ def cache_dir(config: Config) -> Path:
     return folders.user_cache()
 
 
-def build_data(config: Config) -> "Prepared":
-    """Renders the demo if it is asked for, and prepares the data set; later calls find both."""
+def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
+    """Renders the demo if it is asked for, and prepares the data set; later calls find both.
+
+    Of a COCO data set that is not `for_training` the training split may be missing.
+    """
     from trashseg_jax.data import builder  # TensorFlow
 
     data = config.data
@@ -94,21 +97,20 @@ def build_data(config: Config) -> "Prepared":
         "class_map": taxonomy.load_class_map(data.class_map),
     }
     named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
-    prepared = builder.prepare(
-        DataFolder(**given, **named),
-        name=data.name,
-        read=choose("data.format", data.format, FORMATS),
-        cache_dir=cache_dir(config),
-    )
-    counts = [prepared.counts(split)[0].tobytes() for split in ("train", "val")]
+    folder, read = DataFolder(**given, **named), choose("data.format", data.format, FORMATS)
+    alone = not for_training and data.format == "coco" and config.eval.split == "val"
+    if alone and not (folder.path / folder.train_file).exists():
+        read = coco.read_val
+    prepared = builder.prepare(folder, name=data.name, read=read, cache_dir=cache_dir(config))
+    counts = [prepared.counts(split)[0].tobytes() for split in prepared.splits]
     remedy = "config.data.dir must hold the same files on all hosts"
     processes.check_same("the data set", b"".join(counts), remedy=remedy)
     return prepared
 
 
-def build_training_sets(config: Config, data: "Prepared") -> TrainingSets:
-    """Returns `data`, the main data set, and what `data.mix` names, prepared like it."""
-    entries = mix.parse(config.data.mix)
+def build_training_sets(config: Config, data: "Prepared", *, mixed: bool = True) -> TrainingSets:
+    """Returns `data`, the main data set, and if `mixed` what `data.mix` names, prepared like it."""
+    entries = mix.parse(config.data.mix) if mixed else []
     left = 1 - math.fsum(entry.share for entry in entries)
     main = TrainingSet(config.data.dir or config.data.name, left, data)
     mixed_in = (
@@ -271,9 +273,11 @@ def build_alpha(config: Config, data: "Prepared | TrainingSets") -> Float64[np.n
     A scheme sees the training split as it is, not as resampled. Warns of classes that never occur
     in it, which then weigh 0.
     """
-    pixels, annotations = data.counts("train")
     if config.loss.alpha_values:
         return alphas.own_weights(config.loss.alpha_values, classes=data.classes)
+    if config.loss.alpha == "none":
+        return np.ones(len(data.classes))
+    pixels, annotations = data.counts("train")
     alpha = alpha_scheme(config, pixels, annotations)()
     for name in np.array(data.classes)[alpha == 0]:
         line = f"class {name} never occurs in the training split: its weight (alpha) is 0"

@@ -16,6 +16,7 @@ usage: trashseg COMMAND [--FLAG=VALUE ...]
   trashseg train --config=reference                      the demo, a few minutes on a CPU
   trashseg train --config=focal_balanced:aistage --config.data.dir=FOLDER
   trashseg evaluate --workdir=runs/NAME
+  trashseg evaluate --model=models/NAME --config=reference:coco --config.data.dir=FOLDER
   trashseg predict --model=runs/NAME --input=photos/ --output=out/
   trashseg export --workdir=runs/NAME --output=models/NAME
 

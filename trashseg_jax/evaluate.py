@@ -2,11 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.ahead import one_behind
-from trashseg_jax.data import audit, scaling
+from trashseg_jax.data import audit, augment, scaling
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.originals import original_batches
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
-from trashseg_jax.inference import Segmenter
+from trashseg_jax.inference import Fitted, Member, Segmenter
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
@@ -34,6 +34,7 @@ from trashseg_jax.settings import Config, choose
 if TYPE_CHECKING:
     from trashseg_jax.data.builder import Prepared
     from trashseg_jax.data.training_sets import TrainingSets
+    from trashseg_jax.model_folder import Model
 
 Batch = dict[str, Any]
 
@@ -60,25 +61,52 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
 
     They and the reports are in `evaluation_folder`; the run's own files stay as they are.
     """
-    # Checks that need no data.
     remedy = "copy the run to a folder that can be written, and pass that as --workdir"
+    return _evaluate(config, workdir, models=(), described={}, remedy=remedy)
+
+
+def evaluate_models(
+    config: Config, workdir: Path, *, models: Sequence["Model"], described: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Scores models that are trained, several by their mean probabilities; returns the metrics.
+
+    They and the reports are in `evaluation_folder`. `config` must have the first model's options,
+    `described` is what metrics.json says of each (see scored_models.py).
+    """
+    remedy = "name a folder that can be written with --workdir"
+    return _evaluate(config, workdir, models=models, described={"models": described}, remedy=remedy)
+
+
+def _evaluate(
+    config: Config,
+    workdir: Path,
+    *,
+    models: Sequence["Model"],
+    described: dict[str, Any],
+    remedy: str,
+) -> dict[str, Any]:
+    """Scores `models`, or where there are none the run in `workdir`."""
+    # Checks that need no data.
     if jax.process_index() == 0:
         folders.check_writable(workdir, remedy)  # before the images are scored
     mesh = sharding.make_mesh()
     sharding.check_batch_size("config.eval.batch_size", config.eval.batch_size, mesh)
     build.check_options(config)
-    check_identity(config, workdir)
+    if not models:
+        check_identity(config, workdir)
 
-    # The split, and the model as the checkpoint has it.
-    data = build.build_data(config)
-    sets = build.build_training_sets(config, data)
+    # The split, and the model as the checkpoint or the folder has it.
+    data = build.build_data(config, for_training=not models)
+    sets = build.build_training_sets(config, data, mixed=not models)
     warnings = audit.find_warnings(data, split=config.eval.split)
     warnings += audit.find_mixed_warnings(sets)
     for line in warnings:
         print(f"warning: {line}")
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
-    priors = build.build_priors(config, sets, build.mix_image_weights(config, sets))
+    priors = None
+    if config.loss.logit_adjustment:
+        priors = build.build_priors(config, sets, build.mix_image_weights(config, sets))
     loss_fn = build.build_loss(config, build.build_alpha(config, sets), priors)
     score = build_scorer(
         config,
@@ -88,25 +116,49 @@ def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
         mesh,
         refine=config.crf.enabled,
         resolution=config.eval.resolution,
+        others=[as_member(other) for other in models[1:]],
     )
-    state = restore(config, workdir, model, tx, mesh)
+    state = trained_state(models[0], mesh) if models else restore(config, workdir, model, tx, mesh)
 
     # The figures.
     result = score(state)
-    step, skipped = int(state.step), int(state.skipped)
     report = partial(summarize, config, sets, warnings=warnings, resamples=metrics.RESAMPLES)
-    figures = report(result, step=step, skipped=skipped)
+    if models:
+        training = models[0].training or {}
+        step = training.get("step") if len(models) == 1 else None
+        figures = {**report(result, step=step, skipped=None), **described}
+    else:
+        figures = report(result, step=int(state.step), skipped=int(state.skipped))
     if jax.process_index() == 0:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
         with folders.explained(workdir, remedy), files.replaced_folder(folder) as folder:
-            write_reports(folder, figures, result.samples, log=workdir / "log.jsonl")
+            # A model's folder has no log, and --workdir may have that of another model.
+            log = (folder if models else workdir) / "log.jsonl"
+            colors = models[0].palette if models else None
+            write_reports(folder, figures, result.samples, log=log, colors=colors)
             files.write_json(folder / "config.json", config.to_dict())
     return figures
 
 
+def as_member(model: Any) -> Member:
+    """Returns what a segmenter takes of a `model_folder.Model` or a `prediction.models.Model`."""
+    normalize = augment.make_normalize(model.normalize)
+    return Member(model.network, model.variables, normalize, model.image_size)
+
+
+def trained_state(model: "Model", mesh: Mesh) -> steps.TrainState:
+    """Returns a state that can be scored and not trained, on every device."""
+    variables = jax.device_put(model.variables, sharding.replicated(mesh))
+    return steps.TrainState(0, 0, **variables, opt_state=(), ema={})
+
+
 def evaluation_folder(workdir: Path, figures: dict[str, Any], *, tag: str) -> Path:
-    """Returns where an evaluation's files are: `evaluations/SPLIT-STEP[-TAG]`."""
-    name = "-".join([figures["split"], str(figures["step"]), *([tag] if tag else [])])
+    """Returns where an evaluation's files are: `evaluations/SPLIT-STEP[-TAG]`.
+
+    Of models, which have one step each, it is `evaluations/SPLIT[-TAG]`.
+    """
+    step = [] if "models" in figures else [str(figures["step"])]
+    name = "-".join([figures["split"], *step, *([tag] if tag else [])])
     return workdir / "evaluations" / name
 
 
@@ -152,16 +204,19 @@ def build_scorer(
     *,
     refine: bool,
     resolution: str,
+    others: Sequence[Member] = (),
 ) -> Callable[[steps.TrainState], Evaluation]:
     """Returns a function that scores a state on the split `eval.split`, with the CRF or not.
 
     It counts the pixels of the photographs ("original") or of the images as they are scaled for
-    the network ("scaled").
+    the network ("scaled"). At the former, probabilities are averaged with those of `others`.
     """
     score_all = {"original": build_original_scores, "scaled": build_scaled_scores}
     build_scores = choose("eval.resolution", resolution, score_all)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
+    if others:
+        build_scores = partial(build_scores, others=others)
     scores = build_scores(
         config, source, model, loss_fn, mesh, num_classes=num_classes, probs=refine
     )
@@ -231,6 +286,7 @@ def build_original_scores(
     *,
     num_classes: int,
     probs: bool,
+    others: Sequence[Member] = (),
 ) -> Callable[[Any], Iterator[Batch]]:
     """Returns `variables -> batches` with the same outputs, of what prediction would write.
 
@@ -249,6 +305,7 @@ def build_original_scores(
             scale=config.eval.scale,
             tta=tta_names(config),
             batch_size=config.eval.batch_size // jax.process_count(),
+            others=others,
         )
         see = partial(see_photo, segmenter)
         batches = original_batches(source, see=see, **batch_options(config))
@@ -261,13 +318,21 @@ def tta_names(config: Config) -> tuple[str, ...]:
     return tuple(config.eval.tta.split(",")) if config.eval.tta else ()
 
 
-def see_photo(segmenter: Segmenter, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Any, Any, Any]:
+class Seen(NamedTuple):
+    """A photograph, where windows of it are seen, and how it is scaled for the views.
+
+    With windows it is scaled for the plain views alone.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"] | None
+    fitted: Fitted
+
+
+def see_photo(segmenter: Segmenter, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Any, Any, Seen]:
     """Returns a photograph in the square, its size there, and what the segmenter needs of it."""
-    if segmenter.tiles:
-        small = scaling.fit_photo(image, segmenter.image_size)
-        return scaling.pad_photo(small, segmenter.image_size), small.shape[:2], image
-    fitted = segmenter.fit(image)
-    return fitted.images[0], fitted.valid[0], fitted
+    fitted = segmenter.fit(image, plain=segmenter.tiles)
+    seen = Seen(image if segmenter.tiles else None, fitted)
+    return fitted.images[0], fitted.valid[0], seen
 
 
 def segment_batches(
@@ -295,14 +360,16 @@ def give_batches(
     probs: bool,
 ) -> Iterator[tuple[Batch, list[Array]]]:
     """Yields each batch, with its `loss` and `probs` if asked for, and the logits of its views."""
+    plain = segmenter.tiles
     for batch in batches:
-        if segmenter.tiles or not batch["seen"]:
-            logits = [segmenter.logits(batch["image"])]
-        else:
-            logits = segmenter.view_logits(batch["seen"])
-        batch["loss"] = loss_step(logits[0], segmenter.put(batch["label"], fill=IGNORE_LABEL))
+        if fitted := [seen.fitted for seen in batch["seen"]]:
+            logits = segmenter.view_logits(fitted, plain=plain)
+            scaled = segmenter.plain_logits(fitted, logits, plain=plain)
+        else:  # a process whose rows only fill up the last batch
+            logits = [scaled := segmenter.logits(batch["image"])]
+        batch["loss"] = loss_step(scaled, segmenter.put(batch["label"], fill=IGNORE_LABEL))
         if probs:
-            batch["probs"] = jax.nn.softmax(logits[0])
+            batch["probs"] = jax.nn.softmax(scaled)
         yield batch, logits
 
 
@@ -312,9 +379,9 @@ def with_classes(
     """Adds `classes`, a list at the photographs' size, `confusion` and the scaled `prediction`."""
     seen, rows = batch.pop("seen"), len(batch["id"])
     if segmenter.tiles:
-        segmented = map(segmenter.segment_tiles, seen)
+        segmented = (segmenter.segment_tiles(one.image) for one in seen)
     else:
-        segmented = segmenter.segment_fitted(seen, logits)
+        segmented = segmenter.segment_fitted([one.fitted for one in seen], logits)
     classes = [one.classes for one in segmented]
     prediction = np.zeros_like(batch["label"])
     for row, found in enumerate(classes):
@@ -463,15 +530,16 @@ def summarize(
     data: "Prepared | TrainingSets",
     result: Evaluation,
     *,
-    step: int,
-    skipped: int,
+    step: int | None,
+    skipped: int | None,
     resamples: int,
     warnings: list[str],
 ) -> dict[str, Any]:
     """Returns the figures of an evaluation as metrics.json holds them.
 
     `loss` is the mean over the images, null if it is not finite; `skipped` updates of the training
-    were left out, `warnings` are those of the data. Without resamples the interval is left out.
+    were left out, None if it is not known, as `step`; `warnings` are those of the data. Without
+    resamples the interval is left out.
     """
     loss = float(result.loss.mean(dtype=np.float64))
     summary = partial(
@@ -509,9 +577,15 @@ def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
 
 
 def write_reports(
-    folder: Path, figures: dict[str, Any], samples: list[sheet.Sample], *, log: Path
+    folder: Path,
+    figures: dict[str, Any],
+    samples: list[sheet.Sample],
+    *,
+    log: Path,
+    colors: UInt8[np.ndarray, "k 3"] | None = None,
 ) -> None:
     """Writes metrics.json, samples.png and report.html of an evaluation."""
     files.write_json(folder / "metrics.json", figures)
-    sheet.save_samples(folder / "samples.png", samples, classes=list(figures["iou"]))
+    path, classes = folder / "samples.png", list(figures["iou"])
+    sheet.save_samples(path, samples, classes=classes, colors=colors)
     page.write_html(folder / "report.html", figures, log=log)

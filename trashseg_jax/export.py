@@ -1,7 +1,7 @@
 """The command line: `python -m trashseg_jax.export --workdir=runs/x --output=models/x`.
 
-Makes a model's folder of a run, or of a state_dict that was trained with
-segmentation_models_pytorch.
+Makes a model's folder of a run, of the mean weights of several, or of a state_dict that was trained
+with segmentation_models_pytorch.
 """
 
 import argparse
@@ -24,6 +24,11 @@ OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a model's folder that
 ONNX = flags.DEFINE_bool("onnx", False, "Write model.onnx too.")
 FROM_SMP = flags.DEFINE_string(
     "from_smp", None, "In place of --workdir: the state_dict of an smp.Unet, of any file format."
+)
+SOUP = flags.DEFINE_multi_string(
+    "soup",
+    [],
+    "In place of --workdir, repeated: folders of runs or models whose weights are averaged.",
 )
 ENCODER = flags.DEFINE_string("encoder", None, "With --from_smp: its encoder, resnet34 say.")
 CLASSES = flags.DEFINE_list(
@@ -50,7 +55,9 @@ def main(argv: list[str]) -> None:
     from trashseg_jax import model_sources
 
     onnx = import_onnx() if ONNX.value else None
-    if FROM_SMP.value is None:
+    if SOUP.value:
+        model = cook_soup([Path(settings.expand_home(name)) for name in SOUP.value])
+    elif FROM_SMP.value is None:
         model = model_sources.model_of_run(
             CONFIG.value, Path(settings.expand_home(WORKDIR.value or ""))
         )
@@ -66,32 +73,62 @@ def main(argv: list[str]) -> None:
     print(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
+def cook_soup(folders: list[Path]) -> "Model":
+    """Returns the model of the mean weights of several folders' models."""
+    from trashseg_jax import model_sources, scored_models
+
+    scored_models.check_named_once("soup", folders)
+    config: Any = CONFIG.value
+    checkpoint = "latest" if config is None else str(config.eval.checkpoint)
+    return model_sources.average_weights(
+        {folder: model_sources.load(folder, checkpoint=checkpoint) for folder in folders}
+    )
+
+
 def parse(argv: list[str]) -> list[str]:
     """Parses the command line as `main` does; the config is always the run's own."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--workdir")
+    for name in ("workdir", "soup"):
+        parser.add_argument(f"--{name}", action="append", default=[])
     parser.add_argument("--config")
     given, _ = parser.parse_known_args(argv[1:])
     if given.config is not None:
         raise InputError("--config: an export reads the run's own config; leave it out")
-    if given.workdir is not None:
-        argv = [argv[0], f"--config=run:{given.workdir}", *argv[1:]]
+    if len(given.workdir) > 1:
+        raise InputError(
+            "--workdir: appears twice; to average the weights of several runs pass "
+            f"--soup={given.workdir[0]} --soup={given.workdir[1]}"
+        )
+    if runs := given.workdir or [name for name in given.soup if not is_model(name)]:
+        argv = [argv[0], f"--config=run:{runs[0]}", *argv[1:]]
     return parse_flags(argv)
+
+
+def is_model(name: str) -> bool:
+    from trashseg_jax.model_description import holds_model  # imports jax
+
+    return holds_model(Path(settings.expand_home(name)))
 
 
 def check_source() -> None:
     """Raises InputError unless the flags name one source, and only what belongs to it."""
-    if (WORKDIR.value is None) == (FROM_SMP.value is None):
-        raise InputError("pass --workdir=RUN or --from_smp=FILE, one of the two")
+    sources = [WORKDIR.value is not None, FROM_SMP.value is not None, bool(SOUP.value)]
+    if sum(sources) != 1:
+        raise InputError(
+            "pass --workdir=RUN or --from_smp=FILE, or --soup=FOLDER twice or more; one of these"
+        )
+    if len(SOUP.value) == 1:
+        raise InputError(f"--soup={SOUP.value[0]}: is one model; name two or more to average")
     if FROM_SMP.value is not None and (ENCODER.value is None or CLASSES.value is None):
         raise InputError(
             "--from_smp needs --encoder=resnet34, say, and --classes=Background,Paper,... in the "
             "order of its outputs, or --classes=recycle_trash"
         )
-    foreign = [name for name in ("mode", "coordinator", "distributed") if _is_present(name)]
-    if WORKDIR.value is not None:
+    others = ("mode", "model", "coordinator", "distributed")
+    foreign = [name for name in others if _is_present(name)]
+    if FROM_SMP.value is None:
         foreign += [n for n in ("encoder", "classes", "normalize", "image_size") if _is_present(n)]
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        overrides = config_flags.get_override_values(flags.FLAGS["config"]) if CONFIG.value else {}
         foreign += [f"config.{key}" for key in overrides if key not in OVERRIDABLE]
     if foreign:
         raise InputError(

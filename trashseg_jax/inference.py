@@ -40,11 +40,21 @@ class Segmented(NamedTuple):
     probs: Float16[np.ndarray, "h w k"] | None
 
 
+class Member(NamedTuple):
+    """A network, and what it is fed with."""
+
+    model: nn.Module
+    variables: Any
+    normalize: Callable[[Array], Array]
+    image_size: int
+
+
 class View(NamedTuple):
-    """One way in which the network sees a photograph; the first is the plain one."""
+    """One way in which a network sees a photograph; the first of each member is the plain one."""
 
     side: int
     flip: bool
+    member: int = 0
 
 
 class Fitted(NamedTuple):
@@ -62,6 +72,9 @@ class Segmenter:
     shows the network overlapping windows of `image_size` at the photograph's own scale. `tta`,
     names of TTA, averages the probabilities of several views. Variables on the host go to all
     devices of this process.
+
+    With `others` it averages the probabilities of several models, each fed at its own size and each
+    with the same weight; the first one's size is the segmenter's.
     """
 
     def __init__(
@@ -76,19 +89,26 @@ class Segmenter:
         tta: tuple[str, ...],
         batch_size: int,
         keep_probs: bool = False,
+        others: Sequence[Member] = (),
     ):
         self.tiles = choose("scale", scale, {name: name == "tile" for name in SCALINGS})
-        self.views = make_views(model, image_size=image_size, tta=tta)
+        members = (Member(model, variables, normalize, image_size), *others)
+        self.views = tuple(
+            view._replace(member=place)
+            for place, one in enumerate(members)
+            for view in make_views(one.model, image_size=one.image_size, tta=tta)
+        )
+        self.plain_views = tuple(View(m.image_size, False, i) for i, m in enumerate(members))
         self.image_size, self.num_classes, self.keep_probs = image_size, num_classes, keep_probs
         self._mesh = local_mesh(variables)
-        self._variables = jax.device_put(
-            jax.tree.map(local_copy, variables), NamedSharding(self._mesh, PartitionSpec())
-        )
+        self._variables = [
+            jax.device_put(
+                jax.tree.map(local_copy, one.variables), NamedSharding(self._mesh, PartitionSpec())
+            )
+            for one in members
+        ]
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
-        self._apply = jax.jit(
-            lambda variables, images: model.apply(variables, normalize(images), train=False),
-            compiler_options=compiler_options(),
-        )
+        self._apply = [make_apply(one.model, one.normalize) for one in members]
 
     def segment(self, images: Iterator[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[Segmented]:
         """Yields what each photograph shows, in their order."""
@@ -100,24 +120,42 @@ class Segmenter:
         for group, logits in one_behind((group, self.view_logits(group)) for group in groups):
             yield from self.segment_fitted(group, logits)
 
-    def fit(self, image: UInt8[np.ndarray, "h w 3"]) -> Fitted:
-        """Scales and pads a photograph for each view; any thread may."""
+    def fit(self, image: UInt8[np.ndarray, "h w 3"], *, plain: bool = False) -> Fitted:
+        """Scales and pads a photograph for each view, or for the plain ones; any thread may."""
+        views = self.plain_views if plain else self.views
         scaled = {
-            side: scaling.fit_photo(image, side)
-            for side in dict.fromkeys(view.side for view in self.views)
+            side: scaling.fit_photo(image, side) for side in dict.fromkeys(v.side for v in views)
         }
-        seen = [scaled[side][:, ::-1] if flip else scaled[side] for side, flip in self.views]
-        padded = [scaling.pad_photo(a, v.side) for a, v in zip(seen, self.views, strict=True)]
+        seen = [scaled[v.side][:, ::-1] if v.flip else scaled[v.side] for v in views]
+        padded = [scaling.pad_photo(a, v.side) for a, v in zip(seen, views, strict=True)]
         return Fitted(image.shape[:2], tuple(padded), tuple(a.shape[:2] for a in seen))
 
-    def view_logits(self, group: Sequence[Fitted]) -> list[Array]:
+    def view_logits(self, group: Sequence[Fitted], *, plain: bool = False) -> list[Array]:
         """Returns the logits of a group of up to `batch_size`, by view, still on the devices."""
-        columns = zip(*(fitted.images for fitted in group), strict=True)
-        return [self.logits(np.stack(images)) for images in columns]
+        views = self.plain_views if plain else self.views
+        columns = zip(views, zip(*(fitted.images for fitted in group), strict=True), strict=True)
+        return [self.logits(np.stack(images), member=view.member) for view, images in columns]
 
-    def logits(self, images: UInt8[np.ndarray, "n s s 3"]) -> Logits:
+    def logits(self, images: UInt8[np.ndarray, "n s s 3"], *, member: int = 0) -> Logits:
         """Returns the logits of up to `batch_size` images and, as many as are missing, of black."""
-        return self._apply(self._variables, self.put(images, fill=0))
+        return self._apply[member](self._variables[member], self.put(images, fill=0))
+
+    def plain_logits(
+        self, group: Sequence[Fitted], logits: Sequence[Array], *, plain: bool
+    ) -> Logits:
+        """Returns the logits of the photographs as they are scaled for the first model.
+
+        `logits` are those of `view_logits`. Of several models it is the logarithm of their mean
+        probabilities, of which a softmax makes these again.
+        """
+        if len(self.plain_views) == 1:
+            return logits[0]
+        views = self.plain_views if plain else self.views
+        places = [views.index(view) for view in self.plain_views]
+        valid = np.ones((len(places), self.batch_size, 2), np.int32)  # of a row of black: 1 pixel
+        for row, fitted in enumerate(group):
+            valid[:, row] = [fitted.valid[place] for place in places]
+        return log_mean_probs([logits[place] for place in places], valid, side=self.image_size)
 
     def put(self, rows: UInt8[np.ndarray, "n *_"], *, fill: int) -> UInt8[Array, "b *_"]:
         """Puts rows, and those that are missing, onto the devices as `logits` has them."""
@@ -132,11 +170,10 @@ class Segmenter:
     ) -> Iterator[Segmented]:
         """Yields what a group's photographs show, of their views' logits."""
         by_view = zip(*map(rows_of, logits), strict=True)
-        flips = tuple(view.flip for view in self.views)
         for fitted, rows in zip(group, by_view, strict=False):  # behind the group: black
             valid = [np.array(size, np.int32) for size in fitted.valid]
             side = block_side(self.image_size, fitted.size)
-            blocks = partial(resize_views, rows, valid, flips, fitted.size, side=side)
+            blocks = partial(resize_views, rows, valid, self.views, fitted.size, side=side)
             yield self._join(fitted.size, side, blocks)
 
     def _join(self, size: Size, side: int, blocks: Callable[[Size], Array]) -> Segmented:
@@ -172,44 +209,59 @@ class Segmenter:
         return self._blend_lines(image, turned=False)
 
     def _blend_lines(self, image: UInt8[np.ndarray, "h w 3"], *, turned: bool) -> Segmented:
-        (height, width), side = image.shape[:2], self.image_size
+        whole, top = self._empty(image.shape[:2]), 0
+        lines = [self._member_lines(image, view, turned=turned) for view in self.plain_views]
+        for probs in mean_lines(lines):
+            write(whole, (top, 0), decide_host(probs, keep_probs=self.keep_probs))
+            top += len(probs)
+        return whole
+
+    def _member_lines(
+        self, image: UInt8[np.ndarray, "h w 3"], plain: View, *, turned: bool
+    ) -> Iterator[Float[np.ndarray, "_ w k"]]:
+        """Yields a model's probabilities from the top on; the next ones overwrite the last."""
+        (height, width), side = image.shape[:2], plain.side
         tops, row_weights = tile_axis(height, side)
         lefts, column_weights = tile_axis(width, side)
-        whole = self._empty((height, width))
         strip = np.zeros((side, max(side, width), self.num_classes), np.float32)
         for top, following, weights in zip(tops, [*tops[1:], height], row_weights, strict=True):
             windows = (image[top : top + side, left : left + side] for left in lefts)
-            probs = self._window_probs(windows, turned=turned)
+            probs = self._window_probs(windows, plain, turned=turned)
             for left, columns, window in zip(lefts, column_weights, probs, strict=True):
                 strip[:, left : left + side] += window * np.outer(weights, columns)[..., None]
             done = following - top  # no later window reaches these lines
-            write(whole, (top, 0), decide_host(strip[:done, :width], keep_probs=self.keep_probs))
+            yield strip[:done, :width]
             strip[: side - done] = strip[done:].copy()
             strip[side - done :] = 0
-        return whole
 
     def _window_probs(
-        self, windows: Iterator[UInt8[np.ndarray, "_ _ 3"]], *, turned: bool
+        self, windows: Iterator[UInt8[np.ndarray, "_ _ 3"]], plain: View, *, turned: bool
     ) -> Iterator[Float[np.ndarray, "s s k"]]:
         """Yields each window's probabilities; a line that is `turned` has its windows turned back.
 
         The device works on a batch while the one before is blended.
         """
-        upright = (scaling.pad_photo(turn(w) if turned else w, self.image_size) for w in windows)
+        upright = (scaling.pad_photo(turn(w) if turned else w, plain.side) for w in windows)
         groups = batched(upright, self.batch_size)
-        for count, probs in one_behind((len(g), self._mean_probs(np.stack(g))) for g in groups):
+        given = ((len(g), self._mean_probs(np.stack(g), plain)) for g in groups)
+        for count, probs in one_behind(given):
             yield from fetch_windows(count, probs, turned=turned)
 
-    def _mean_probs(self, windows: UInt8[np.ndarray, "n s s 3"]) -> Float[Array, "b s s k"]:
-        if len(self.views) == 1:
-            return jax.nn.softmax(self.logits(windows))
-        probs = [self._see_windows(windows, view) for view in self.views]
+    def _mean_probs(
+        self, windows: UInt8[np.ndarray, "n s s 3"], plain: View
+    ) -> Float[Array, "b s s k"]:
+        views = [view for view in self.views if view.member == plain.member]
+        if len(views) == 1:
+            return jax.nn.softmax(self.logits(windows, member=plain.member))
+        probs = [self._see_windows(windows, view, side=plain.side) for view in views]
         return sum(probs[1:], probs[0]) / len(probs)
 
-    def _see_windows(self, windows: UInt8[np.ndarray, "n s s 3"], view: View) -> Array:
+    def _see_windows(
+        self, windows: UInt8[np.ndarray, "n s s 3"], view: View, *, side: int
+    ) -> Array:
         seen = windows[:, :, ::-1] if view.flip else windows
         seen = np.stack([scaling.fit_photo(window, view.side) for window in seen])
-        return view_probs(self.logits(seen), side=self.image_size, flip=view.flip)
+        return view_probs(self.logits(seen, member=view.member), side=side, flip=view.flip)
 
 
 # Views and windows.
@@ -225,6 +277,25 @@ def make_views(model: Any, *, image_size: int, tta: tuple[str, ...]) -> tuple[Vi
         sides += [max(round(image_size * scale / stride), 1) * stride for scale in SCALES[1:]]
     flips = (False, True) if "flip" in tta else (False,)
     return tuple(View(side, flip) for side in dict.fromkeys(sides) for flip in flips)
+
+
+def mean_lines(
+    models: Sequence[Iterator[Float[np.ndarray, "_ w k"]]],
+) -> Iterator[Float[np.ndarray, "_ w k"]]:
+    """Yields the mean of several models' lines, which come in pieces of different heights."""
+    if len(models) == 1:
+        yield from models[0]
+        return
+    held = [next(lines) for lines in models]
+    while all(map(len, held)):
+        count = min(map(len, held))
+        yield np.asarray(np.mean([lines[:count] for lines in held], 0, dtype=np.float32))
+        held = [lines[count:] for lines in held]
+        # Only of those that are used up: the next ones take the others' place.
+        held = [
+            lines if len(lines) else next(more, lines)
+            for lines, more in zip(held, models, strict=True)
+        ]
 
 
 def tile_axis(length: int, side: int) -> tuple[list[int], Float[np.ndarray, "n s"]]:
@@ -259,19 +330,25 @@ def block_side(image_size: int, size: Size) -> int:
 def resize_views(
     rows: Sequence[Float[Array, "_ _ k"]],
     valid: Sequence[Int32[np.ndarray, "2"]],
-    flips: Sequence[bool],
+    views: Sequence[View],
     size: Size,
     corner: Size,
     *,
     side: int,
 ) -> Float[Array, "side side k"]:
-    """Returns a block of the photograph's logits, of several views their mean probabilities."""
+    """Returns a block of the photograph's logits, of several views their mean probabilities.
+
+    Of several models it is the mean of each one's mean, however many views each has.
+    """
     where = np.array([size, corner], np.int32)
-    blocks = [
-        resize_block(logits, inner, where, side=side, flip=flip)
-        for logits, inner, flip in zip(rows, valid, flips, strict=True)
-    ]
-    return blocks[0] if len(blocks) == 1 else mean_probs(blocks)
+    blocks: dict[int, list[Array]] = {}
+    for logits, inner, view in zip(rows, valid, views, strict=True):
+        block = resize_block(logits, inner, where, side=side, flip=view.flip)
+        blocks.setdefault(view.member, []).append(block)
+    if len(views) == 1:
+        return blocks[0][0]
+    means = [mean_probs(of_one) for of_one in blocks.values()]
+    return means[0] if len(means) == 1 else mean_models(means)
 
 
 @partial(jax.jit, static_argnames=("side", "flip"))
@@ -316,6 +393,26 @@ def mean_probs(blocks: Sequence[Float[Array, "h w k"]]) -> Float[Array, "h w k"]
     return sum(map(jax.nn.softmax, blocks[1:]), jax.nn.softmax(blocks[0])) / len(blocks)
 
 
+@jax.jit
+def mean_models(probs: Sequence[Float[Array, "h w k"]]) -> Float[Array, "h w k"]:
+    return sum(probs[1:], probs[0]) / len(probs)
+
+
+@partial(jax.jit, static_argnames="side")
+def log_mean_probs(
+    logits: Sequence[Float[Array, "b _ _ k"]], valid: Int32[Array, "m b 2"], *, side: int
+) -> Float[Array, "b side side k"]:
+    """Returns the logarithm of the models' mean probabilities, in squares of the first one's side.
+
+    `valid` is what of each model's squares is no padding; the others' is scaled to the first one's.
+    """
+    where = jnp.stack([valid[0], jnp.zeros_like(valid[0])], 1)
+    resize = jax.vmap(partial(resize_block, side=side, flip=False))
+    resized = [logits[0], *(resize(logits[m], valid[m], where) for m in range(1, len(logits)))]
+    logs = jnp.stack([jax.nn.log_softmax(one) for one in resized])
+    return jax.nn.logsumexp(logs, 0) - jnp.log(len(logits))
+
+
 @partial(jax.jit, static_argnames=("side", "flip"))
 def view_probs(logits: Logits, *, side: int, flip: bool) -> Float[Array, "b side side k"]:
     """Returns a window's probabilities at its own size, of a view's logits."""
@@ -353,6 +450,16 @@ def _decide_probs(probs: Any, numpy: Any, *, keep_probs: bool) -> tuple[Any, ...
 
 
 # Arrays, devices and threads.
+
+
+def make_apply(
+    model: nn.Module, normalize: Callable[[Array], Array]
+) -> Callable[[Any, Array], Logits]:
+    """Returns jitted `(variables, images) -> logits`."""
+    return jax.jit(
+        lambda variables, images: model.apply(variables, normalize(images), train=False),
+        compiler_options=compiler_options(),
+    )
 
 
 def write(whole: Segmented, corner: Size, block: Sequence[Array | np.ndarray | None]) -> None:

@@ -6,7 +6,7 @@ import difflib
 import gc
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; one that holds a run goes on with it. Default: a new one."
+)
+MODEL = flags.DEFINE_multi_string(
+    "model",
+    [],
+    "Of several, repeated, the probabilities are averaged: the folder of a run or of a model.",
 )
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 COORDINATOR = flags.DEFINE_string(
@@ -46,27 +51,41 @@ COMPILATION_CACHE = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv  # holds flags alone: see run
-    config: Any = read_config()
-    workdir = choose_workdir()
+    models, workdir_flag = choose_models()
+    config: Any = read_config(workdir_flag)
+    workdir = models[0] if models and not workdir_flag else choose_workdir(workdir_flag)
     # Imports and tracing make a million objects that stay: the default looks at them all the time.
     gc.set_threshold(50_000, 20, 20)
     join_processes(config, workdir)
     check_devices()
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax.devices import program_cache
-    from trashseg_jax.evaluate import evaluate, evaluation_folder
+    from trashseg_jax.evaluate import evaluation_folder
     from trashseg_jax.report import table
-    from trashseg_jax.train import train
 
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()
-    figures = {"train": train, "evaluate": evaluate}[MODE.value](config, workdir)
+    figures = train_or_score(config, workdir, models)
     print(table.format_table(figures))
     folder = workdir
     if MODE.value == "evaluate":
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
     names = ("metrics.json", "samples.png", "report.html", "log.jsonl")
     print(f"{folder}: {', '.join(name for name in names if (folder / name).exists())}")
+
+
+def train_or_score(config: ConfigDict, workdir: Path, models: list[Path]) -> dict[str, Any]:
+    """Does what --mode says, with the run in `workdir` or with `models`; returns the metrics."""
+    from trashseg_jax import evaluate, scored_models, train
+
+    if not models:
+        return {"train": train.train, "evaluate": evaluate.evaluate}[MODE.value](config, workdir)
+    loaded = scored_models.load(models, config, overridden=overrides())
+    described = scored_models.describe(loaded)
+    processes.check_same(
+        "--model", repr(described).encode(), remedy="all hosts must have the same models"
+    )
+    return evaluate.evaluate_models(config, workdir, models=[*loaded.values()], described=described)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -135,34 +154,75 @@ def check_overrides(argv: list[str]) -> None:
             )
 
 
-def read_config() -> ConfigDict:
+def overrides() -> Collection[str]:
+    """Returns the config's keys that a flag has set."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
+
+
+def choose_models() -> tuple[list[Path], str | None]:
+    """Returns the folders of --model that are scored as models, and --workdir.
+
+    There are none where --model is one run's: its folder is the --workdir then.
+    """
+    folders, workdir = [Path(settings.expand_home(name)) for name in MODEL.value], WORKDIR.value
+    if not folders:
+        return [], workdir
+    if MODE.value == "train":
+        raise InputError(
+            "--model: belongs to --mode=evaluate; to begin a run with a model's weights pass "
+            "--config.model.init=FOLDER"
+        )
+    from trashseg_jax import scored_models  # imports jax
+    from trashseg_jax.model_description import holds_model
+
+    scored_models.check_named_once("model", folders)
+    are_models = [holds_model(folder) for folder in folders]
+    if are_models == [False]:
+        if workdir is not None and Path(settings.expand_home(workdir)) != folders[0]:
+            raise InputError(
+                f"--model={folders[0]}: is a run, whose evaluations are kept in it; leave out "
+                f"--workdir={workdir}"
+            )
+        return [], str(folders[0])
+    if CONFIG.value is None:
+        raise InputError(
+            "--config is missing; it says on which data models are scored: "
+            "--config=NAME:DATASET --config.data.dir=FOLDER, or --config=run:RUN"
+        )
+    if len(folders) > 1 and workdir is None:
+        raise InputError("--workdir is missing; name a folder for the figures of several models")
+    return folders, workdir
+
+
+def read_config(workdir: str | None = None) -> ConfigDict:
     """Returns --config with its overrides; for an evaluation without it, the run's own."""
     from trashseg_jax.configs import ranges, run
 
     config: Any = CONFIG.value
     if config is not None:
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        settings.resolve_config(config, overridden=overrides)
-    elif MODE.value == "train" or WORKDIR.value is None:
+        settings.resolve_config(config, overridden=overrides())
+    elif MODE.value == "train" or workdir is None:
         raise InputError("--config is missing; pass --config=reference, for example")
     else:
-        config = run.get_config(WORKDIR.value)
+        config = run.get_config(workdir)
     ranges.check(config)
     ranges.expand_paths(config)
     return config
 
 
-def choose_workdir() -> Path:
+def choose_workdir(given: str | None) -> Path:
     """Returns --workdir, or a new name under runs/ made of the config's name and the time."""
-    if WORKDIR.value is not None:
-        return Path(settings.expand_home(WORKDIR.value))
+    if given is not None:
+        return Path(settings.expand_home(given))
     if DISTRIBUTED.value or COORDINATOR.value is not None:
         raise InputError(
             "--workdir is missing; several processes need the same one, on a file system that "
             "they share"
         )
     if MODE.value == "evaluate":
-        raise InputError("--workdir is missing; pass the folder of the run to evaluate")
+        raise InputError(
+            "--workdir is missing; pass the folder of the run to evaluate, or --model=FOLDER"
+        )
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(".py")[0]
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 

@@ -23,6 +23,14 @@ def is_model_folder(folder: Path) -> bool:
         return False
 
 
+def holds_model(folder: Path) -> bool:
+    """Says whether a folder is a model's, and not a run's; raises InputError if it is neither."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no config.json; name the folder of a run or of a model")
+    return "format" in read_json(path)
+
+
 def read_description(path: Path) -> dict[str, Any]:
     """Returns the content of a model's config.json.
 

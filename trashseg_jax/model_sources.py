@@ -1,23 +1,26 @@
 """Models to hand on, out of a run or of a state_dict of segmentation_models_pytorch."""
 
+import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from trashseg_jax import build, evaluate, model_folder
+from trashseg_jax import build, evaluate, model_folder, settings
+from trashseg_jax.configs import default
 from trashseg_jax.data import mix, taxonomy
 from trashseg_jax.data.augment import STATISTICS
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
-from trashseg_jax.model_description import MODEL_RULES
+from trashseg_jax.model_description import MODEL_RULES, holds_model
 from trashseg_jax.model_folder import Model
 from trashseg_jax.models import pretrained, smp_names
 from trashseg_jax.models.unet import UNet
-from trashseg_jax.run.identity import identify_classes, read_identity
+from trashseg_jax.run.identity import BESIDE, differences, identify_classes, read_identity
 from trashseg_jax.settings import Config
 from trashseg_jax.steps import TrainState
 
@@ -39,10 +42,19 @@ FIGURES = (
 )
 
 
+def load(folder: Path, *, checkpoint: str) -> Model:
+    """Returns the model of a folder; of a run's, the one of that checkpoint, without figures."""
+    if holds_model(folder):
+        return model_folder.read(folder)
+    config: Any = settings.read_config(folder, defaults=default.get_config)
+    config.eval.checkpoint = checkpoint
+    return trained_model(config, folder)
+
+
 def model_of_run(config: Config, workdir: Path) -> Model:
-    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
-    network, state, identity = restore_run(config, workdir)
-    classes, step = tuple(identity["classes"]), int(state.step)
+    """Returns the model of the checkpoint that `eval.checkpoint` names, with its figures if any."""
+    model = trained_model(config, workdir)
+    step = (model.training or {})["step"]
     figures = find_figures(workdir, step=step)
     if figures is None:
         print(
@@ -50,6 +62,13 @@ def model_of_run(config: Config, workdir: Path) -> Model:
             f"it with --mode=evaluate --config=run:{workdir} "
             f"--config.eval.checkpoint={config.eval.checkpoint} and export again"
         )
+    return dataclasses.replace(model, figures=figures)
+
+
+def trained_model(config: Config, workdir: Path) -> Model:
+    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
+    network, state, identity = restore_run(config, workdir)
+    classes = tuple(identity["classes"])
     return Model(
         network=network,
         variables=jax.tree.map(np.asarray, state.eval_variables()),
@@ -62,10 +81,10 @@ def model_of_run(config: Config, workdir: Path) -> Model:
         palette=taxonomy.palette(len(classes)),
         normalize=identity["data.normalize"],
         image_size=config.data.image_size,
-        figures=figures,
+        figures=None,
         training={
             "run": workdir.resolve().name,
-            "step": step,
+            "step": int(state.step),
             "averaged": bool(state.ema),
             "options": options_to_hand_on(config),
         },
@@ -80,6 +99,43 @@ def restore_run(config: Config, workdir: Path) -> tuple[UNet, TrainState, dict[s
     tx, _ = build.build_optimizer(config, steps=1)
     state = evaluate.restore(config, workdir, network, tx, sharding.make_mesh())
     return network, state, identity
+
+
+def average_weights(models: Mapping[Path, Model]) -> Model:
+    """Returns the model whose weights are the mean of others'.
+
+    That is the uniform soup of "Model soups" (Wortsman et al. 2022). BatchNorm's statistics are
+    averaged too. Raises InputError where the models are not alike.
+    """
+    (first_folder, first), *others = models.items()
+    for folder, other in others:
+        _check_alike(first_folder, first, folder, other)
+    trees = [model.variables for model in models.values()]
+    parts = [
+        model.training or {"run": folder.resolve().name, "step": None}
+        for folder, model in models.items()
+    ]
+    return dataclasses.replace(
+        first,
+        variables=jax.tree.map(_mean, *trees),
+        figures=None,
+        training={"soup": parts},
+        calibration=None,
+    )
+
+
+def _mean(*arrays: np.ndarray) -> np.ndarray:
+    return np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32)
+
+
+def _check_alike(first_folder: Path, first: Model, folder: Path, other: Model) -> None:
+    sizes = {"image_size": first.image_size}, {"image_size": other.image_size}
+    different = differences(first.identity | sizes[0], other.identity | sizes[1], says=BESIDE)
+    if different:
+        raise InputError(
+            f"--soup={folder}: is another model than that of {first_folder}: "
+            f"{'; '.join(different)}; average models of one architecture and the same classes"
+        )
 
 
 def find_figures(workdir: Path, *, step: int) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.main import COMPILATION_CACHE, check_devices, parse_flags, run
+from trashseg_jax.main import COMPILATION_CACHE, MODEL, check_devices, parse_flags, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from trashseg_jax.prediction.models import Model
     from trashseg_jax.prediction.outputs import Options, Outputs
 
-MODEL = flags.DEFINE_string("model", None, "The folder of a run or of a model.")
 INPUT = flags.DEFINE_multi_string(
     "input", [], "Photographs: a folder, a file, a glob in quotes or a COCO json; may be repeated."
 )
@@ -45,7 +44,8 @@ VAL_FRACTION = flags.DEFINE_float(
 )
 SHARD = flags.DEFINE_string("shard", "", "This process's part, 3/16 for example; or slurm.")
 MERGE = flags.DEFINE_bool("merge", False, "Write the summaries of --output when all shards ended.")
-flags.declare_key_flag("compilation_cache")
+for name in ("model", "compilation_cache"):
+    flags.declare_key_flag(name)
 
 
 def main(argv: list[str]) -> int:
@@ -105,14 +105,16 @@ def predict(output: Path) -> list[str]:
     folders.check_writable(output, remedy)
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()
-    model = models.load(Path(MODEL.value).expanduser(), checkpoint=CHECKPOINT.value)
+    folders_of_models = [Path(name).expanduser() for name in MODEL.value]
+    model, *others = models.load_all(folders_of_models, checkpoint=CHECKPOINT.value)
     segmenter = model.segmenter(
         scale=SCALE.value,
         tta=tuple(TTA.value),
         batch_size=PREDICT_BATCH.value,
         keep_probs=PROBS.value,
+        others=others,
     )
-    job = Manifest(read_options(model), photos)
+    job = Manifest(read_options(model, *others), photos)
     outputs = Outputs(output, job.options)
     with folders.explained(output, remedy):
         output.mkdir(parents=True, exist_ok=True)
@@ -152,11 +154,11 @@ def list_faults(outputs: "Outputs", photos: "Sequence[Photo]") -> list[str]:
     return [record["fault"] for record in records if "fault" in record]
 
 
-def read_options(model: "Model") -> "Options":
+def read_options(model: "Model", *others: "Model") -> "Options":
     from trashseg_jax.prediction.outputs import Options
 
     return Options(
-        model=model.digest(),
+        model="+".join(one.digest() for one in (model, *others)),
         classes=model.classes,
         palette=tuple(map(tuple, model.palette.tolist())),
         scale=SCALE.value,

@@ -104,7 +104,7 @@ def find_warnings(data: "Prepared", *, split: str) -> list[str]:
             f"split {split!r} has no pixel of another class than {data.classes[0]}: is it "
             "annotated? Its figures say nothing of the other classes"
         )
-    if shared := shared_images(data, data):
+    if "train" in data.splits and (shared := shared_images(data, data)):
         count = len(data.images("val"))
         lines.append(
             f"{len(shared)} of {count} validation images are training images as well: "

@@ -169,6 +169,11 @@ class Prepared:
         return tuple(self.builder.info.metadata["classes"])
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """Which of "train" and "val" there are; for scoring, "val" alone may be."""
+        return tuple(self.builder.info.splits)
+
+    @property
     def held_out(self) -> bool:
         """Whether validation is a share of one list of images, held out."""
         return self.builder.info.metadata["held_out"]
@@ -197,6 +202,11 @@ class Prepared:
 
     def counts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels and annotations of each class in each image, both int64 [n, k]."""
+        if split not in self.splits:
+            raise InputError(
+                f"{self.builder.data_path}: has no split {split!r} to count classes in; to score "
+                "without training data, pass --config.loss.alpha=none"
+            )
         counts = np.load(self.builder.data_path / f"counts_{split}.npy", allow_pickle=False)
         return counts[:, 0], counts[:, 1]
 

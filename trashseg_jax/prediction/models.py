@@ -1,8 +1,7 @@
 """What predicts: the network of a run or of a model's folder, and what its outputs mean."""
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,17 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from trashseg_jax import inference, model_folder, model_sources, settings
+from trashseg_jax import (
+    evaluate,
+    inference,
+    model_folder,
+    model_sources,
+    scored_models,
+    settings,
+)
 from trashseg_jax.configs import default
 from trashseg_jax.data import augment, taxonomy
-from trashseg_jax.errors import InputError
-from trashseg_jax.model_description import read_json
+from trashseg_jax.model_description import holds_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +35,18 @@ class Model:
 
     def digest(self) -> str:
         """Returns 16 hex digits of all that its outputs depend on."""
-        about = [self.classes, self.palette.tolist(), self.normalize, self.image_size]
-        sha = hashlib.sha256(json.dumps([*about, repr(self.network)]).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            sha.update(jax.tree_util.keystr(path).encode())
-            sha.update(np.ascontiguousarray(leaf).data)
-        return sha.hexdigest()[:16]
+        return model_folder.digest(self)
 
     def segmenter(
-        self, *, scale: str, tta: tuple[str, ...], batch_size: int, keep_probs: bool
+        self,
+        *,
+        scale: str,
+        tta: tuple[str, ...],
+        batch_size: int,
+        keep_probs: bool,
+        others: Sequence["Model"] = (),
     ) -> inference.Segmenter:
+        """Returns what segments with this model, or with the mean of this one and `others`."""
         return inference.Segmenter(
             self.network,
             self.variables,
@@ -50,18 +57,22 @@ class Model:
             tta=tta,
             batch_size=batch_size,
             keep_probs=keep_probs,
+            others=[evaluate.as_member(other) for other in others],
         )
+
+
+def load_all(folders: Sequence[Path], *, checkpoint: str) -> list[Model]:
+    """Returns the models of several folders; raises InputError where their classes differ."""
+    scored_models.check_named_once("model", folders)
+    models = [load(folder, checkpoint=checkpoint) for folder in folders]
+    classes = {folder: model.classes for folder, model in zip(folders, models, strict=True)}
+    scored_models.check_classes(classes)
+    return models
 
 
 def load(folder: Path, *, checkpoint: str) -> Model:
     """Returns the model of a run's folder, of the checkpoint named, or of a model's folder."""
-    description = folder / "config.json"
-    if not description.is_file():
-        raise InputError(
-            f"--model={folder}: holds no config.json; name the folder of a run or of a model"
-        )
-    is_model = "format" in read_json(description)
-    return _of_folder(folder) if is_model else _of_run(folder, checkpoint=checkpoint)
+    return _of_folder(folder) if holds_model(folder) else _of_run(folder, checkpoint=checkpoint)
 
 
 def _of_folder(folder: Path) -> Model:

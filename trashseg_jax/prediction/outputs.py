@@ -25,7 +25,7 @@ Record = dict[str, Any]
 class Options:
     """What a photograph's files depend on, besides the photograph."""
 
-    model: str  # its digest
+    model: str  # its digest; those of several, whose probabilities are averaged, with a + between
     classes: tuple[str, ...]
     palette: tuple[tuple[int, ...], ...]
     scale: str

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +45,24 @@ class Prediction:
 class Predictor:
     """Segments photographs with the model of a run's or a model's folder.
 
-    Several threads may call one: they take the device in turn.
+    Of several folders, in a list, it averages the probabilities. Several threads may call one: they
+    take the device in turn.
     """
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | Sequence[str | Path],
         *,
         scale: str = "fit",
         tta: tuple[str, ...] = (),
         checkpoint: str = "latest",
     ):
-        self._model = models.load(Path(model).expanduser(), checkpoint=checkpoint)
-        self._segmenter = self._model.segmenter(scale=scale, tta=tta, batch_size=1, keep_probs=True)
+        named = [model] if isinstance(model, (str, Path)) else model
+        folders = [Path(folder).expanduser() for folder in named]
+        self._model, *others = models.load_all(folders, checkpoint=checkpoint)
+        self._segmenter = self._model.segmenter(
+            scale=scale, tta=tta, batch_size=1, keep_probs=True, others=others
+        )
         self._lock = threading.Lock()
 
     @property

@@ -130,6 +130,8 @@ def _weaknesses(figures: dict[str, Any]) -> str:
 def _recipe(model: Model) -> str:
     if model.training is None:
         return "Not known: the weights were converted from a file that does not tell."
+    if "soup" in model.training:
+        return _soup(model)
     options, averaged = model.training["options"], model.training["averaged"]
     weights = "averaged over the training's steps" if averaged else "as they were trained"
     mixed_in = options["data"].get("mix")  # an older model's file lacks it
@@ -149,6 +151,19 @@ def _recipe(model: Model) -> str:
             value = value[part]
         rows.append(f"| `{key}` | {_cell(_shown(value))} |")
     return "\n".join(rows)
+
+
+def _soup(model: Model) -> str:
+    parts = (model.training or {})["soup"]
+    lines = [
+        f"The mean of the weights, and of BatchNorm's statistics, of {len(parts)} models (a model "
+        "soup, Wortsman et al. 2022), whose options are in `config.json`:",
+        "",
+    ]
+    for part in parts:
+        step = "" if part.get("step") is None else f" after step {part['step']}"
+        lines.append(f"- {_cell(part.get('run', 'another soup'))}{step}")
+    return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,7 @@ from trashseg_jax.report.table import (
     class_scores,
     data_notes,
     describe_scoring,
+    describe_weights,
     format_number,
     score_titles,
     total_scores,
@@ -27,7 +28,7 @@ def write_html(path: Path, figures: dict[str, Any], *, log: Path) -> None:
     if samples.exists():
         data = base64.b64encode(samples.read_bytes()).decode()
         picture = f'<h2>Samples</h2><img alt="samples" src="data:image/png;base64,{data}">'
-    title = html.escape(f"{figures['dataset']}/{figures['split']}, step {figures['step']}")
+    title = html.escape(f"{figures['dataset']}/{figures['split']}, {describe_weights(figures)}")
     notes = "".join(f"<p>{html.escape(line)}</p>" for line in data_notes(figures))
     about = f"<p>{figures['num_images']} images, loss {format_number(figures['loss'])}</p>"
     about += f"<p>{html.escape(describe_scoring(figures))}</p>"

@@ -28,16 +28,22 @@ class Sample:
     refined: UInt8[np.ndarray, "h w"] | None = None  # by the CRF
 
 
-def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str]) -> None:
+def save_samples(
+    path: Path,
+    samples: Sequence[Sample],
+    *,
+    classes: Sequence[str],
+    colors: UInt8[np.ndarray, "k 3"] | None = None,
+) -> None:
     """Saves a sheet: two samples a row, each as photograph, truth, prediction; a legend below.
 
     A refined prediction makes a fourth panel. Ignored pixels are grey in the truth. Nothing is
-    written without samples.
+    written without samples. Classes have the palette's colours where they are given none.
     """
     if not samples:
         return
     font = ImageFont.load_default(14)
-    colors = taxonomy.palette(len(classes))
+    used = taxonomy.palette(len(classes)) if colors is None else colors
     columns, header = 2, 24
     rows = math.ceil(len(samples) / columns)
     legend_rows = math.ceil(len(classes) / 6)
@@ -49,12 +55,12 @@ def save_samples(path: Path, samples: Sequence[Sample], *, classes: Sequence[str
     draw = ImageDraw.Draw(sheet)
     for i, sample in enumerate(samples):
         left = MARGIN + i % columns * sample_width
-        for j, (title, panel) in enumerate(_panels(sample, colors)):
+        for j, (title, panel) in enumerate(_panels(sample, used)):
             x, y = left + j * pitch, header + i // columns * pitch
             sheet.paste(panel, (x, y))
             if i < columns:
                 draw.text((x, 4), title, "black", font)
-    for i, (name, color) in enumerate(zip(classes, colors, strict=True)):
+    for i, (name, color) in enumerate(zip(classes, used, strict=True)):
         x, y = MARGIN + i % 6 * (width // 6), header + rows * pitch + i // 6 * 22
         draw.rectangle((x, y, x + 15, y + 15), tuple(map(int, color)), "black")
         draw.text((x + 22, y - 1), name, "black", font)

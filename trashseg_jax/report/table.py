@@ -40,10 +40,18 @@ def format_table(figures: dict[str, Any]) -> str:
         lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
     lines.append(
         f"{figures['dataset']}/{figures['split']}: {figures['num_images']} images, "
-        f"step {figures['step']}, loss {format_number(figures['loss'])}"
+        f"{describe_weights(figures)}, loss {format_number(figures['loss'])}"
     )
     lines.append(describe_scoring(figures))
     return "\n".join([*lines, *data_notes(figures)])
+
+
+def describe_weights(figures: dict[str, Any]) -> str:
+    """Returns which weights were scored: a run's step, or models by their folders' names."""
+    names = [model["name"] for model in figures.get("models", [])]
+    if len(names) > 1:
+        return f"the mean of {', '.join(names[:-1])} and {names[-1]}"
+    return f"model {names[0]}" if names else f"step {figures['step']}"
 
 
 def describe_scoring(figures: dict[str, Any]) -> str:
@@ -52,7 +60,10 @@ def describe_scoring(figures: dict[str, Any]) -> str:
         return f"pixels of images scaled to {figures['image_size']}"
     shown = {"fit": "scaled to", "tile": "in windows of"}[figures["scale"]]
     views = f", views: {figures['tta']}" if figures["tta"] else ""
-    return f"pixels of the photographs at their own size, {shown} {figures['image_size']}{views}"
+    several = figures.get("models", [])[1:]  # the first one's size is the figures'
+    sizes = dict.fromkeys([figures["image_size"], *(model["image_size"] for model in several)])
+    size = " and ".join(map(str, sizes))
+    return f"pixels of the photographs at their own size, {shown} {size}{views}"
 
 
 def format_balance(derived: dict[str, Any]) -> str:

@@ -12,6 +12,9 @@ from trashseg_jax.settings import Config, flatten
 # `dtype` of the convolutions is, and a run of a GPU in bfloat16 is to be scored on any processor.
 FREE = ("model.init", "model.pretrained", "model.pretrained_prefix", "model.dtype")
 SHOWN = 5  # differences that an error names
+# How a difference is told: of a run then and now, of two things beside each other.
+THEN_AND_NOW = "{name} was {before!r}, is {now!r}"
+BESIDE = "{name} is {before!r} there and {now!r} here"
 
 # By key, as json holds it: options of the model, the normalisation, `classes` in their order and
 # `categories`, the class of each category's name.
@@ -66,10 +69,10 @@ def read_identity(path: Path, *, class_map: str) -> Identity:
     return identity
 
 
-def differences(stored: Identity, wanted: Identity) -> list[str]:
+def differences(stored: Identity, wanted: Identity, *, says: str = THEN_AND_NOW) -> list[str]:
     """Returns a line for each difference; an option that one of them is too old for is none."""
     return [
-        f"{name} was {before!r}, is {now!r}"
+        says.format(name=name, before=before, now=now)
         for key in sorted(stored.keys() & wanted.keys())
         for name, before, now in _compare(key, stored[key], wanted[key])
     ]

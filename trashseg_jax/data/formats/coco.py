@@ -99,6 +99,12 @@ def _read_train_alone(folder: DataFolder) -> Splits:
     return Splits({"train": train}, problems, held_out=False)
 
 
+def read_val(folder: DataFolder) -> Splits:
+    """Reads "val" alone, to score a model where its training images are not."""
+    val, problems = read_coco(folder.path / folder.val_file, folder, split="val")
+    return Splits({"val": val}, problems, held_out=False)
+
+
 def read_coco(
     json_file: Path, folder: DataFolder, *, split: str, check_images: bool = True
 ) -> tuple[list[Record], list[str]]:
