@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from trashseg_jax import inference, model_folder, model_sources, settings
+from trashseg_jax import inference, model_folder, settings
 from trashseg_jax.configs import default
 from trashseg_jax.data import augment, taxonomy
 from trashseg_jax.errors import InputError
@@ -71,6 +71,9 @@ def _of_folder(folder: Path) -> Model:
 
 
 def _of_run(folder: Path, *, checkpoint: str) -> Model:
+    # Imported late: a model's folder needs nothing that restores a training.
+    from trashseg_jax import model_sources
+
     config: Any = settings.read_config(folder, defaults=default.get_config)
     config.eval.checkpoint = checkpoint
     network, state, identity = model_sources.restore_run(config, folder)
