@@ -26,19 +26,19 @@ def folder(options: Options) -> Path:
 
 
 def files(options: Options, size: tuple[int, int]) -> Path:
-    """Returns a folder of 8 batches of JPEG files, `size` (width, height), made once.
+    """Returns a folder of 4 batches of JPEG files, `size` (width, height), made once.
 
     They are the scenes' first ones, scaled to the width and cut off below, with the noise of a
     sensor: without it a large file would be decoded faster than a camera's.
     """
     width, height = size
-    path = CACHE / f"photographs-{width}x{height}-{8 * options.batch}"
+    path = CACHE / f"photographs-{width}x{height}-{4 * options.batch}"
     scenes = CACHE / "scenes-512"
     render_demo(scenes, seed=0, num_train=100, num_val=11, size=512)
     path.mkdir(parents=True, exist_ok=True)
     sources = sorted(scenes.glob("batch_01/*.jpg"))
     rng = np.random.default_rng(0)
-    for i in range(8 * options.batch):
+    for i in range(4 * options.batch):
         if (path / f"{i:04}.jpg").exists():
             continue
         with Image.open(sources[i % len(sources)]) as scene:
