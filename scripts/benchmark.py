@@ -23,12 +23,18 @@ from bench import interleave, startup
 from bench.options import Options
 
 STORED = Path(__file__).parent.parent / "docs" / "benchmarks.json"
-SUBJECTS = {  # ours, the peer
+PEER_PHONE = "bench.torch_prediction:masks_phone"
+MODEL = "bench.model:infer"
+SUBJECTS = {  # ours, the peer; and what ours would reach if all but it were overlapped
     "train": ("bench.model:train", "bench.torch_model:train"),
     "infer": ("bench.model:infer", "bench.torch_model:infer"),
     "eval": ("bench.model:evaluate", "bench.torch_model:evaluate"),
     "input": ("bench.inputs:load", "bench.torch_inputs:load"),
     "input+augment": ("bench.inputs:load_and_augment", "bench.torch_inputs:load"),
+    "predict": ("bench.prediction:everything", "bench.torch_prediction:masks", MODEL),
+    "predict-masks": ("bench.prediction:masks", "bench.torch_prediction:masks", MODEL),
+    "predict-phone": ("bench.prediction:everything_phone", PEER_PHONE, MODEL),
+    "predict-phone-masks": ("bench.prediction:masks_phone", PEER_PHONE, MODEL),
     "crf": ("bench.refinement:pooled", "bench.refinement:serial"),
 }
 FLOORS = ("bench.machine:multiply", "bench.machine:copy")
@@ -80,7 +86,8 @@ def measure(subject: str, options: Options, rounds: int) -> dict[str, Any]:
 
 
 def measure_rates(subject: str, options: Options, rounds: int) -> dict[str, Any]:
-    ours, peer = interleave.time_in_turns(SUBJECTS[subject], options, rounds=rounds)
+    load = os.getloadavg()[0]
+    ours, peer, *model = interleave.time_in_turns(SUBJECTS[subject], options, rounds=rounds)
     middle, low, high = interleave.ratio(ours, peer)
     return {
         "ratio": middle,
@@ -88,6 +95,8 @@ def measure_rates(subject: str, options: Options, rounds: int) -> dict[str, Any]
         "images_per_second": {"ours": ours.rate, "peer": peer.rate},
         "seconds": {"ours": ours.seconds, "peer": peer.seconds},
         "facts": ours.facts,
+        "load_before": load,
+        **({"share_of_model": interleave.ratio(ours, *model)} if model else {}),
         **({"floor": floor(ours, options)} if "flops" in ours.facts else {}),
     }
 
@@ -130,6 +139,9 @@ def describe(result: dict[str, Any]) -> str:
     else:
         medians = (f"{k} {statistics.median(v):.2f}" for k, v in result["seconds"].items())
         parts.append(f"  seconds: {', '.join(medians)}")
+    if share := result.get("share_of_model"):
+        middle, low, high = share
+        parts.append(f"  {middle:.0%} of the bare model (quartiles {low:.0%} to {high:.0%})")
     if shares := result.get("floor"):
         parts.append(
             f"  {result['facts']['flops'] / 1e9:.1f} GFLOP, {result['facts']['bytes'] / 1e9:.2f} GB"

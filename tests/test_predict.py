@@ -30,6 +30,7 @@ from trashseg_jax import (
 )
 from trashseg_jax.configs import default
 from trashseg_jax.data import taxonomy
+from trashseg_jax.devices import compiling
 from trashseg_jax.errors import InputError, Interrupted
 from trashseg_jax.inference import Segmented
 from trashseg_jax.prediction import (
@@ -104,6 +105,29 @@ def mask_path(folder, name):
 
 def read_results(out):
     return json.loads((out / "predictions.json").read_text())
+
+
+def programs(caplog):
+    """The names of what was compiled, in order."""
+    logged = re.findall(r"Finished XLA compilation of jit\((.*?)\) in", caplog.text)
+    caplog.clear()
+    return logged
+
+
+def test_one_photograph_costs_the_network_and_three_small_programs(command, model, photos, caplog):
+    """Reading a model costs none, a further photograph of any size near it none either."""
+    compiling.compiler_options()  # which asks XLA, once a process
+    jax.clear_caches()
+    with jax.log_compiles():
+        model_folder.variable_shapes(model.network)
+        assert programs(caplog) == []
+        assert command(source=photos / "a.png") == 0
+        expected = ["<lambda>", "_take", "resize_block", "decide_logits"]
+        assert programs(caplog) == expected
+        segmenter = model.segmenter(scale="fit", tta=(), batch_size=8, keep_probs=False)
+        for size in [(40, 56), (41, 64), (64, 35)]:
+            list(segmenter.segment(iter([np.zeros((*size, 3), np.uint8)])))
+        assert programs(caplog) == ["<lambda>"]  # of the new segmenter
 
 
 def test_a_mask_has_the_engines_classes_in_the_palette(command, model, photos, tmp_path):

@@ -140,8 +140,8 @@ def _evaluate(
     return figures
 
 
-def as_member(model: Any) -> Member:
-    """Returns what a segmenter takes of a `model_folder.Model` or a `prediction.models.Model`."""
+def as_member(model: "Model") -> Member:
+    """Returns what a segmenter takes of a model."""
     normalize = augment.make_normalize(model.normalize)
     return Member(model.network, model.variables, normalize, model.image_size)
 

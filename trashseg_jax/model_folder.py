@@ -82,8 +82,8 @@ def make_network(architecture: dict[str, Any], *, num_classes: int, dtype: str) 
 def variable_shapes(network: UNet) -> dict[str, Any]:
     """Returns the shapes of the network's params and batch_stats."""
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)  # any size gives these
-    key = jax.random.key(0)
-    return jax.eval_shape(lambda: dict(network.lazy_init(key, image, train=False)))
+    # The key is made where nothing is computed: it would be a program of its own.
+    return jax.eval_shape(lambda: dict(network.lazy_init(jax.random.key(0), image, train=False)))
 
 
 def write(folder: Path, model: Model) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,16 +32,8 @@ def read_photo(path: Path, *, upright: bool) -> tuple[tuple[int, int], bytes]:
     Raises InputError for a file that is no image, is damaged, or holds several pictures, and for
     one of more than MAX_PIXELS by its header alone, without decoding it.
     """
-    data = b""
-    try:
-        data = path.read_bytes()
-        return _stored(data, upright)
-    except Exception as error:  # broken files make Pillow raise whatever they trip over
-        if "HEIF" not in IMAGE_FORMATS and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
-            raise InputError(
-                f"{path}: is HEIC, which needs pip install 'trashseg_jax[heic]'"
-            ) from error
-        raise InputError(f"{path}: {_fault(error)}") from error
+    image, stored, image_format = _read(path, upright=upright)
+    return image.size, stored or encode(image, image_format)
 
 
 def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -48,15 +41,13 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
     Raises InputError as `read_photo` does.
     """
-    _, encoded = read_photo(path, upright=True)
-    try:
+    image, stored, image_format = _read(path, upright=True)
+    if not stored and image_format == "JPEG":  # which a data set has with another JPEG's loss
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of many pixels
-            image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
-        # No conversion where there is none to do: that would copy a panorama.
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # a JPEG that is stored as it is has not been decoded whole
-        raise InputError(f"{path}: {_fault(error)}") from error
+            image = Image.open(io.BytesIO(encode(image, "JPEG")))
+    # No conversion where there is none to do: that would copy a panorama.
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -102,7 +93,27 @@ def _fault(error: Exception) -> str:
     return f"is damaged ({why}); replace it with a whole copy"
 
 
-def _stored(data: bytes, upright: bool) -> tuple[tuple[int, int], bytes]:
+class _Photo(NamedTuple):
+    image: Image.Image  # decoded
+    stored: bytes  # a JPEG of it without what would make others rotate it; none: b""
+    image_format: str  # in which it is stored otherwise
+
+
+def _read(path: Path, *, upright: bool) -> _Photo:
+    """Returns a photograph; raises InputError, as `read_photo` says."""
+    data = b""
+    try:
+        data = path.read_bytes()
+        return _decode(data, upright)
+    except Exception as error:  # broken files make Pillow raise whatever they trip over
+        if "HEIF" not in IMAGE_FORMATS and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS:
+            raise InputError(
+                f"{path}: is HEIC, which needs pip install 'trashseg_jax[heic]'"
+            ) from error
+        raise InputError(f"{path}: {_fault(error)}") from error
+
+
+def _decode(data: bytes, upright: bool) -> _Photo:
     with warnings.catch_warnings():
         # Pillow's, of broken EXIF, transparent palettes, many pixels
         warnings.simplefilter("ignore")
@@ -116,9 +127,9 @@ def _stored(data: bytes, upright: bool) -> tuple[tuple[int, int], bytes]:
         rotated = image.getexif().get(EXIF_ORIENTATION) in range(2, 9)
         plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
         if plain and image.mode in ("RGB", "L") and not (rotated and upright):
-            return image.size, _without_exif(data) if rotated else data
+            return _Photo(image, _without_exif(data) if rotated else data, "JPEG")
         pixels = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
-    return pixels.size, encode(pixels, "JPEG" if is_jpeg else "PNG")
+    return _Photo(pixels, b"", "JPEG" if is_jpeg else "PNG")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -23,13 +23,15 @@ def compiler_options() -> dict[str, str | bool]:
     """Returns what to pass to `jax.jit` as `compiler_options` on this backend."""
     if not on_cpu():
         return {}
-    return {name: value for name, value in CPU_OPTIONS.items() if _is_known(name, value)}
+    if _are_known(CPU_OPTIONS):  # all at once: each question is a program
+        return dict(CPU_OPTIONS)
+    return {name: value for name, value in CPU_OPTIONS.items() if _are_known({name: value})}
 
 
-def _is_known(name: str, value: str | bool) -> bool:
-    """Tells whether this release of XLA has the option: they come and go."""
+def _are_known(options: dict[str, str | bool]) -> bool:
+    """Tells whether this release of XLA has the options: they come and go."""
     try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

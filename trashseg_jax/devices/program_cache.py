@@ -16,6 +16,7 @@ from trashseg_jax import folders
 from trashseg_jax.errors import InputError
 
 MAX_BYTES = 2**30  # some hundred programs of a full-size model
+WORTH_KEEPING = 0.05  # seconds of compilation; JAX's own limit is 1, and predicting needs several
 CHECKED = "checked"  # the file whose time says when `mend` last ran
 CHUNK = 2**20
 NOBODY = 65534  # whom a container shows as the owner of what belongs to the host's root
@@ -41,6 +42,7 @@ def keep_programs() -> None:
     prune(own, max_bytes=MAX_BYTES)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(own))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
 
 
 def own_folder() -> Path:

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float64, UInt8
 from pycocotools import mask as mask_utils
 
-from trashseg_jax.data.pieces import count_pieces
 from trashseg_jax.inference import Segmented
+from trashseg_jax.prediction.runs import Rle, count_pieces, encode, find_runs, measure_box
 
 STRIP = 256  # lines
-Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
 
 
 def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float) -> dict[str, Any]:
@@ -32,10 +31,7 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
         "height": classes.shape[0],
         "width": classes.shape[1],
         "confidence": round(float(sums.sum() / classes.size), 6),
-        "classes": {
-            names[k]: _measure_class(classes == k, total=float(sums[k]))
-            for k in np.unique(classes).tolist()
-        },
+        "classes": _measure_classes(classes, sums=sums, names=names),
         "unsure": to_rle(unsure),
     }
 
@@ -50,14 +46,21 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
     return mask_utils.decode(coded)
 
 
-def _measure_class(mask: Bool[np.ndarray, "h w"], *, total: float) -> dict[str, Any]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-    pieces = count_pieces(mask[top : bottom + 1, left : right + 1])
-    return {
-        "pixels": int(mask.sum()),
-        "pieces": pieces,
-        "confidence": round(float(total / mask.sum()), 6),
-        "box": [left, top, right - left + 1, bottom - top + 1],
-        "rle": to_rle(mask),
-    }
+def _measure_classes(
+    classes: UInt8[np.ndarray, "h w"], *, sums: Float64[np.ndarray, "256"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Returns the figures of each class that there is; `sums` are those of its confidences."""
+    runs = find_runs(classes)
+    pixels = np.bincount(runs.classes, runs.ends - runs.starts, minlength=256).astype(int)
+    pieces = count_pieces(runs)
+    found = {}
+    for k in np.flatnonzero(pixels).tolist():
+        own = runs.of_class(k)
+        found[names[k]] = {
+            "pixels": int(pixels[k]),
+            "pieces": int(pieces[k]),
+            "confidence": round(float(sums[k] / pixels[k]), 6),
+            "box": measure_box(own),
+            "rle": encode(own),
+        }
+    return found

@@ -9,14 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from trashseg_jax import (
-    evaluate,
-    inference,
-    model_folder,
-    model_sources,
-    scored_models,
-    settings,
-)
+from trashseg_jax import inference, model_folder, settings
 from trashseg_jax.configs import default
 from trashseg_jax.data import augment, taxonomy
 from trashseg_jax.model_description import holds_model
@@ -36,6 +29,11 @@ class Model:
     def digest(self) -> str:
         """Returns 16 hex digits of all that its outputs depend on."""
         return model_folder.digest(self)
+
+    def as_member(self) -> inference.Member:
+        """Returns what a segmenter takes of it."""
+        normalize = augment.make_normalize(self.normalize)
+        return inference.Member(self.network, self.variables, normalize, self.image_size)
 
     def segmenter(
         self,
@@ -57,12 +55,16 @@ class Model:
             tta=tta,
             batch_size=batch_size,
             keep_probs=keep_probs,
-            others=[evaluate.as_member(other) for other in others],
+            others=[other.as_member() for other in others],
         )
 
 
 def load_all(folders: Sequence[Path], *, checkpoint: str) -> list[Model]:
     """Returns the models of several folders; raises InputError where their classes differ."""
+    if len(folders) == 1:
+        return [load(folders[0], checkpoint=checkpoint)]
+    from trashseg_jax import scored_models  # late: a single model starts without it
+
     scored_models.check_named_once("model", folders)
     models = [load(folder, checkpoint=checkpoint) for folder in folders]
     classes = {folder: model.classes for folder, model in zip(folders, models, strict=True)}
@@ -82,6 +84,9 @@ def _of_folder(folder: Path) -> Model:
 
 
 def _of_run(folder: Path, *, checkpoint: str) -> Model:
+    # Imported late: a model's folder needs nothing that restores a training.
+    from trashseg_jax import model_sources
+
     config: Any = settings.read_config(folder, defaults=default.get_config)
     config.eval.checkpoint = checkpoint
     network, state, identity = model_sources.restore_run(config, folder)

@@ -25,19 +25,28 @@ def draw_overlay(
     # Thinned to two pixels for each, a panorama is not copied whole.
     step = max(1, int(0.5 / factor))
     image, labels = image[::step, ::step], classes[::step, ::step]
-    photo = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    photo = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
     labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    tint = palette[labels]
-    mixed = np.where((labels > 0)[..., None], photo * (1 - OPACITY) + tint * OPACITY, photo)
-    mixed = np.where(_edges(labels)[..., None], tint, mixed).astype(np.uint8)
+    _tint(photo, labels, palette=palette)
     shares = np.bincount(classes.ravel(), minlength=len(names))[: len(names)] / classes.size
-    return _with_legend(Image.fromarray(mixed), shares, names=names, palette=palette)
+    return _with_legend(photo, shares, names=names, palette=palette)
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=88)
     return file.getvalue()
+
+
+def _tint(
+    photo: Image.Image, labels: UInt8[np.ndarray, "h w"], *, palette: UInt8[np.ndarray, "k 3"]
+) -> None:
+    """Paints onto a photograph what `labels` show; by Pillow, several times as fast as NumPy."""
+    indexed = Image.fromarray(labels)
+    indexed.putpalette(palette.tobytes())
+    colors = indexed.convert("RGB")
+    photo.paste(Image.blend(photo, colors, OPACITY), mask=Image.fromarray(labels > 0))
+    photo.paste(colors, mask=Image.fromarray(_edges(labels)))
 
 
 def _edges(labels: UInt8[np.ndarray, "h w"]) -> np.ndarray:
