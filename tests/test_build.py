@@ -90,6 +90,15 @@ def test_warmup_must_end_before_the_epochs_do(epochs, warmup_steps):
     assert build.num_steps(config, num_images=100) == np.ceil(epochs * 100 / 16)
 
 
+def test_held_encoder_must_be_released_before_the_epochs_end():
+    changes = {"train.epochs": 1.0, "optimizer.warmup_steps": 0, "optimizer.hold_encoder_steps": 7}
+    config = resolved(overrides=list(changes), **changes)
+    with pytest.raises(InputError, match=r"^config\.optimizer\.hold_encoder_steps=7: must be less"):
+        build.num_steps(config, num_images=100)  # in batches of 16
+    config.optimizer.hold_encoder_steps = 6
+    assert build.num_steps(config, num_images=100) == 7
+
+
 NAMED = [key for key, rule in ranges.RANGES.items() if rule is ranges.NAMED and key != "recipe"]
 
 

@@ -23,7 +23,7 @@ from trashseg_jax.data import mix
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.errors import InputError
 from trashseg_jax.rules import AnyOf, Number, Numbers, OneOf, Text, YesOrNo
-from trashseg_jax.settings import flatten, resolve_config
+from trashseg_jax.settings import flatten, image_sizes, resolve_config
 
 EXPERIMENTS = (reference, focal, focal_balanced, dilated, dilated_focal, crf_focal_balanced)
 KEYS = sorted(ranges.RANGES)
@@ -293,6 +293,34 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"model.init": "models/x", "model.pretrained": "timm/resnet34.a1_in1k"},
             "config.model.init=models/x and config.model.pretrained=timm/.*not with both",
         ),
+        (
+            {"train.hold_statistics": True},
+            "config.train.hold_statistics=True: random weights have no statistics to hold",
+        ),
+        (
+            {
+                "train.hold_statistics": True,
+                "model.pretrained": "timm/resnet34.a1_in1k",
+                "model.layer4": "reference_dilated",
+            },
+            "config.train.hold_statistics=True with .*layer4='reference_dilated': .* fit nothing",
+        ),
+        (
+            {"train.steps": 300, "train.epochs": 0.0, "optimizer.hold_encoder_steps": 300},
+            "config.optimizer.hold_encoder_steps=300: must be less than the run's 300 steps",
+        ),
+        (
+            {"train.image_scales": (0.5, 0.75)},
+            r"config.train.image_scales=\(0.5, 0.75\): must end with 1.0.*; use \(0.5, 0.75, 1.0\)",
+        ),
+        (
+            {"train.image_scales": (0.75, 0.5, 1.0)},
+            "the sizes must rise, and they are 384, 256, 512 as multiples of .*=32",
+        ),
+        (
+            {"train.image_scales": (0.99, 1.0)},
+            "the sizes must rise, and they are 512, 512 as multiples",
+        ),
         ({"data.image_size": 20}, "config.data.image_size=20: must be a multiple of .*; use 32$"),
         (
             {"loss.alpha": "effective_number", "loss.alpha_counts": "pixels"},
@@ -361,6 +389,21 @@ def test_what_coco_files_alone_know_holds_for_those_that_are_mixed_in():
     ranges.check(config_of(**changes, **{"data.mix": "taco:a=0.3"}))
     with pytest.raises(InputError, match=r"config\.data\.crowd='ignore'"):
         ranges.check(config_of(**changes, **{"data.mix": "masks:a=0.3"}))
+
+
+def test_statistics_that_come_with_a_whole_network_can_be_held():
+    changes = {"model.init": "models/x", "model.layer4": "reference_dilated"}
+    ranges.check(config_of(**changes, **{"train.hold_statistics": True}))
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "sizes"),
+    [(512, (1.0,), (512,)), (96, (0.67, 1.0), (64, 96)), (512, (0.01, 0.7, 1.0), (32, 352, 512))],
+)
+def test_image_sizes_are_the_nearest_multiples_of_the_output_stride(size, scales, sizes):
+    config = config_of(**{"data.image_size": size, "train.image_scales": scales})
+    ranges.check(config)
+    assert image_sizes(config) == sizes
 
 
 def test_nothing_need_be_held_out_of_two_files():

@@ -72,7 +72,7 @@ def scale_updates(
     The state is that of `tx`: a run may go on with other factors.
     """
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         moves = updates_made(state) >= hold_steps
 
         def scale(path, leaf):
@@ -81,7 +81,7 @@ def scale_updates(
                 return leaf
             return jnp.where(moves, factor * leaf, 0) if hold_steps else factor * leaf
 
-        updates, state = tx.update(grads, state, params)
+        updates, state = tx.update(updates, state, params)
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return optax.GradientTransformation(tx.init, update)
