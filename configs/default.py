@@ -138,10 +138,31 @@ def _data(dataset: str) -> ConfigDict:
             "augment": {
                 "crop_area": (0.25, 1.0),  # share of the image; (1.0, 1.0): the whole image
                 "crop_ratio": (0.75, 1.3333),  # width over height
+                # The share of crops that are moved to where they hold a pixel of an object, of one
+                # of the image's classes drawn first: so rare classes come as often as others.
+                "object_crops": 0.0,
                 "flip": True,
                 "brightness": 0.2,
                 "contrast": 0.2,
                 "saturation": 0.2,
+            },
+            # Copy-paste (Ghiasi et al. 2021): objects of other training photographs, which are the
+            # connected pieces of a class, pasted into images after cropping. The shares of images
+            # with each class that a run prints and stores are those without pasting, and so are
+            # the counts that sampling and loss.alpha go by.
+            "paste": {
+                "probability": 0.0,  # the share of images that get any; 0: off
+                "objects": 3,  # from 1 to so many in an image
+                # Times the size that an object has relative to its photograph's longer side.
+                "scale": (0.5, 1.5),
+                # An object's class is drawn by its number of objects ^ -power, then the object.
+                "power": 0.5,
+                "flip": True,  # mirrors half of them
+                "border": 1.0,  # pixels; standard deviation of the blended edge; 0: a hard one
+                # What is kept of the training split, in the cache: at most so many objects of a
+                # class, whose longer side is such a share of their photograph's.
+                "per_class": 300,
+                "size": (0.03, 0.5),
             },
             "normalize": "imagenet",  # "unit": only divide by 255
         }

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from trashseg_jax.configs.default import DATASETS
+from trashseg_jax.configs.default import DATASETS, get_config
 from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
 from trashseg_jax.settings import Config, check_warmup, expand_home, flatten
@@ -63,10 +63,19 @@ RANGES: dict[str, Rule] = {
     "data.augment.crop_ratio": Numbers(
         each=Number(at_least=0.01, at_most=100), length=2, ascending=True
     ),
+    "data.augment.object_crops": SHARE,
     "data.augment.flip": YES_OR_NO,
     "data.augment.brightness": SHARE,
     "data.augment.contrast": SHARE,
     "data.augment.saturation": SHARE,
+    "data.paste.probability": Number(at_least=0, note="off", at_most=1),
+    "data.paste.objects": Number(whole=True, at_least=1, at_most=100),
+    "data.paste.scale": Numbers(each=Number(at_least=0.1, at_most=10), length=2, ascending=True),
+    "data.paste.power": POWER,
+    "data.paste.flip": YES_OR_NO,
+    "data.paste.border": Number(at_least=0, note="a hard edge", at_most=2),  # see MARGIN
+    "data.paste.per_class": Number(whole=True, at_least=1, at_most=10_000),
+    "data.paste.size": Numbers(each=Number(above=0, at_most=1), length=2, ascending=True),
     "data.normalize": NAMED,
     # model
     "model.encoder": NAMED,
@@ -230,6 +239,29 @@ def _check_format(config: Config) -> None:
                 )
 
 
+def _check_object_crops(config: Config) -> None:
+    augment = config.data.augment
+    if augment.object_crops and augment.crop_area == (1.0, 1.0):
+        raise InputError(
+            f"config.data.augment.object_crops={augment.object_crops}: moves crops, and "
+            "config.data.augment.crop_area=(1.0, 1.0) takes whole images; lower its first number, "
+            "or leave object_crops at 0"
+        )
+
+
+def _check_paste(config: Config) -> None:
+    """Options of what is switched off would be passed over."""
+    paste = config.data.paste
+    if paste.probability:
+        return
+    for key, default in get_config(config.data.name).data.paste.items():
+        if paste[key] != default:
+            raise InputError(
+                f"config.data.paste.{key}={paste[key]!r}: changes nothing where "
+                f"config.data.paste.probability is 0; raise that, or leave it at {default!r}"
+            )
+
+
 def _check_image_size(config: Config) -> None:
     size, stride = config.data.image_size, config.model.output_stride
     if size % stride:
@@ -287,6 +319,8 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_folder,
     _check_held_out,
     _check_format,
+    _check_object_crops,
+    _check_paste,
     _check_image_size,
     _check_beginning,
     _check_alpha,

@@ -34,6 +34,8 @@ def train_batches(source=SOURCE, *, start_step=0, process=(0, 1), seed=0, **opti
         "index_of": lambda position: position * 3 % 7,
         "crop_area": (0.3, 0.9),
         "crop_ratio": (0.8, 1.25),
+        "object_crops": 0.0,
+        "paste": None,
         "batch_size": 4,
     }
     return pipeline.train_batches(

@@ -88,7 +88,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     score_last = build_score(refine=refine, resolution=resolution)
     report = partial(summarize, config, data, warnings=warnings)
     device = sharding.describe_devices()
-    derived = {**describe_classes(data, alpha, image_weights), "device": device}
+    derived = {**describe_classes(data, alpha, image_weights), **count_objects(config, data)}
+    derived["device"] = device
 
     keep = config.train.keep_checkpoints
     with (
@@ -264,6 +265,14 @@ def describe_classes(
     return {"alpha": alphas, "image_shares": {"before": before, "after": after}}
 
 
+def count_objects(config: Config, data: "Prepared") -> dict[str, Any]:
+    """Returns, by class, how many objects there are to paste; nothing where none are pasted."""
+    bank = build.build_bank(config, data)
+    if bank is None:
+        return {}
+    return {"paste_objects": dict(zip(data.classes, bank.counts.tolist(), strict=True))}
+
+
 def announce(workdir: Path, derived: dict[str, Any], changes: Changes, warnings: list[str]) -> None:
     """Prints what the data led to, what is doubtful about them, and what differs from before."""
     print(table.format_balance(derived))
@@ -328,6 +337,8 @@ def train_batches(
         image_size=config.data.image_size,
         crop_area=config.data.augment.crop_area,
         crop_ratio=config.data.augment.crop_ratio,
+        object_crops=config.data.augment.object_crops,
+        paste=build.build_paste(config, build.build_bank(config, data)),
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

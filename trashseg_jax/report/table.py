@@ -59,10 +59,13 @@ def format_balance(derived: dict[str, Any]) -> str:
     """Returns config.json's `derived` as a table for the terminal."""
     alpha, shares = derived["alpha"], derived["image_shares"]
     width = max(len(name) for name in alpha)
-    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn"]
+    objects = derived.get("paste_objects", {})
+    title = "  objects to paste" if objects else ""
+    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn{title}"]
     for name, value in alpha.items():
         before, after = shares["before"][name], shares["after"][name]
-        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}")
+        cell = f"  {objects[name]:16}" if objects else ""
+        lines.append(f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}{cell}")
     return "\n".join(lines)
 
 
