@@ -158,11 +158,12 @@ def _data(dataset: str) -> ConfigDict:
                 # An object's class is drawn by its number of objects ^ -power, then the object.
                 "power": 0.5,
                 "flip": True,  # mirrors half of them
-                "border": 1.0,  # pixels; standard deviation of the blended edge; 0: a hard one
-                # What is kept of the training split, in the cache: at most so many objects of a
-                # class, whose longer side is such a share of their photograph's.
+                # Of the training split's objects these are kept in the cache: at most so many of a
+                # class, whose longer side is such a share of their photograph's, the edge blurred
+                # with this standard deviation in pixels (0: not).
                 "per_class": 300,
                 "size": (0.03, 0.5),
+                "border": 1.0,
             },
             "normalize": "imagenet",  # "unit": only divide by 255
         }

@@ -73,7 +73,7 @@ RANGES: dict[str, Rule] = {
     "data.paste.scale": Numbers(each=Number(at_least=0.1, at_most=10), length=2, ascending=True),
     "data.paste.power": POWER,
     "data.paste.flip": YES_OR_NO,
-    "data.paste.border": Number(at_least=0, note="a hard edge", at_most=2),  # see MARGIN
+    "data.paste.border": Number(at_least=0, note="not blurred", at_most=2),
     "data.paste.per_class": Number(whole=True, at_least=1, at_most=10_000),
     "data.paste.size": Numbers(each=Number(above=0, at_most=1), length=2, ascending=True),
     "data.normalize": NAMED,
@@ -254,7 +254,8 @@ def _check_paste(config: Config) -> None:
     paste = config.data.paste
     if paste.probability:
         return
-    for key, default in get_config(config.data.name).data.paste.items():
+    defaults: Config = get_config(config.data.name)
+    for key, default in defaults.data.paste.items():
         if paste[key] != default:
             raise InputError(
                 f"config.data.paste.{key}={paste[key]!r}: changes nothing where "

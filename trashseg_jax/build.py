@@ -289,7 +289,10 @@ def build_bank(config: Config, data: "Prepared") -> paste.Bank | None:
         Path(data.builder.data_path),
         data.source("train"),
         object_bank.BankOptions(
-            per_class=options.per_class, size=options.size, side=2 * config.data.image_size
+            per_class=options.per_class,
+            size=options.size,
+            side=2 * config.data.image_size,
+            border=options.border,
         ),
         num_classes=len(data.classes),
     )
@@ -310,7 +313,7 @@ def build_paste(config: Config, bank: paste.Bank | None) -> paste.Pasting | None
     """Returns the function that pastes objects into a training image; None where that is off."""
     if bank is None:
         return None
-    keys = ("probability", "objects", "scale", "power", "flip", "border")
+    keys = ("probability", "objects", "scale", "power", "flip")
     options = {key: config.data.paste[key] for key in keys}
     return paste.make_paste(bank, seed=config.seed, **options)
 

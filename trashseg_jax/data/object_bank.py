@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from trashseg_jax import folders
 from trashseg_jax.data import locks
 from trashseg_jax.data.label_codec import decode_runs
-from trashseg_jax.data.paste import Bank, resize
+from trashseg_jax.data.paste import WHOLE, Bank, scale_cutout
 from trashseg_jax.data.pieces import find_pieces
 from trashseg_jax.data.scaling import decode_photo
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
@@ -36,6 +37,7 @@ class BankOptions:
     per_class: int  # at most so many of a class
     size: tuple[float, float]  # the longer side of an object's box over its photograph's
     side: int  # larger photographs are scaled to this longer side
+    border: float  # pixels; standard deviation of the Gaussian that blurs the edge of alpha
 
 
 Cutout = tuple[int, np.ndarray, float]  # class, colours and mask, the photograph's longer side
@@ -118,7 +120,7 @@ def _cut_all(source: Any, pieces: list[Piece], options: BankOptions) -> list[Cut
     progress = tqdm(by_record.items(), desc="Cutting objects out", unit="image", disable=None)
     for record, of_record in progress:
         photo = decode_photo(source[record]["image"])
-        cutouts += [(piece.label, *_cut_out(photo, piece, options.side)) for piece in of_record]
+        cutouts += [(piece.label, *_cut_out(photo, piece, options)) for piece in of_record]
     return sorted(cutouts, key=lambda cutout: cutout[0])
 
 
@@ -151,21 +153,23 @@ def _margin(side: int, stored_side: int) -> int:
 
 
 def _cut_out(
-    photo: UInt8[np.ndarray, "h w 3"], piece: Piece, stored_side: int
+    photo: UInt8[np.ndarray, "h w 3"], piece: Piece, options: BankOptions
 ) -> tuple[UInt8[np.ndarray, "a b 4"], float]:
-    """Returns colours and mask with a margin, and the photograph's longer side at their scale."""
+    """Returns colours and alpha with a margin, and the photograph's longer side at their scale."""
     side = max(photo.shape)
-    margin = _margin(side, stored_side)
+    margin = _margin(side, options.side)
     height, width = (length + 2 * margin for length in piece.mask.shape)
     top, left = piece.top - margin, piece.left - margin
     colours = photo[top : top + height, left : left + width]
-    mask = np.pad(piece.mask, margin).astype(np.uint8) * 255
-    if side <= stored_side:
-        return np.dstack([colours, mask]), float(side)
-    scale = stored_side / side
-    size = max(1, round(height * scale)), max(1, round(width * scale))
-    mask = np.where(resize(mask, size) >= 128, np.uint8(255), np.uint8(0))
-    return np.dstack([resize(colours, size), mask]), float(stored_side)
+    cutout = np.dstack([colours, np.pad(piece.mask, margin).astype(np.uint8) * 255])
+    if side > options.side:
+        scale = options.side / side
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        cutout, side = np.array(scale_cutout(cutout, size, part=WHOLE)), options.side
+    if options.border:
+        alpha = cutout[..., 3].astype(np.float32)
+        cutout[..., 3] = np.rint(gaussian_filter(alpha, options.border, mode="constant"))
+    return cutout, float(side)
 
 
 def _pack(cutouts: list[Cutout], found: np.ndarray) -> Bank:

@@ -10,11 +10,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
-from scipy import ndimage
 
 STREAM = 2**62 + 3  # sets the key apart from those of sampling.py and crops.py
+HALF = 128  # of alpha
+Part = tuple[float, float, float, float]  # top, left, bottom, right: shares of height and width
+WHOLE: Part = (0.0, 0.0, 1.0, 1.0)
 
 Pasting = Callable[
     [UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"], int, tuple[float, float]],
@@ -26,10 +28,10 @@ Pasting = Callable[
 class Bank:
     """Objects cut out of photographs, with a margin, sorted by class.
 
-    `pixels` holds the red, green, blue and the mask, 0 or 255, of all of them, one after the other,
-    and `shapes` the height and width of each. `sides` is how long the longer side of an object's
-    photograph is at the object's scale: the object's size means nothing without it. `found` counts,
-    by class, what the training split has of such objects, of which the bank holds a part.
+    `pixels` holds red, green, blue and alpha of all of them, one after the other, and `shapes` the
+    height and width of each. Alpha is the object's mask, its edge blurred. `sides` is the longer
+    side of an object's photograph, in pixels at the object's scale. `found` counts, by class, the
+    training split's objects, of which the bank may hold a part.
     """
 
     pixels: UInt8[np.ndarray, "p 4"]
@@ -48,7 +50,7 @@ class Bank:
         return np.bincount(self.classes, minlength=len(self.found))
 
     def cutout(self, index: int) -> UInt8[np.ndarray, "h w 4"]:
-        """Returns an object's colours and mask."""
+        """Returns an object's colours and alpha."""
         height, width = self.shapes[index]
         end = self.ends[index]
         return self.pixels[end - height * width : end].reshape(height, width, 4)
@@ -57,7 +59,7 @@ class Bank:
 class Placed(NamedTuple):
     """One object as it is to be pasted."""
 
-    index: int  # in the bank
+    number: int  # in the bank
     scale: float  # times the size that it has relative to its photograph
     flipped: bool
     centre: tuple[float, float]  # shares of the image's height and width
@@ -82,15 +84,13 @@ def make_paste(
     scale: tuple[float, float],
     power: float,
     flip: bool,
-    border: float,
 ) -> Pasting:
     """Returns a function of image, label, position and sides, which pastes into the first two.
 
     With `probability` an image gets from 1 to `objects` objects, each number as likely. An object's
     class is drawn with `class_weights`, then one of the bank's of that class, all as likely. The
     logarithm of its scale is uniform over `scale`, its centre over the image, which cuts off what
-    reaches beyond. With `flip`, half of them are mirrored. `border` is the standard deviation, in
-    pixels, with which the edge is blended.
+    reaches beyond. With `flip`, half of them are mirrored.
 
     `sides` is how many rows, and how many columns, the longer side of the image's photograph would
     take at the image's scale, which need not be the same: at scale 1 an object is as large a part
@@ -113,7 +113,7 @@ def make_paste(
         if coin >= probability:
             return
         for draws in generator.random((1 + int(number * objects), 6)).tolist():
-            paste_object(image, label, bank, place(draws), sides=sides, border=border)
+            paste_object(image, label, bank, place(draws), sides=sides)
 
     return paste
 
@@ -125,52 +125,50 @@ def paste_object(
     placed: Placed,
     *,
     sides: tuple[float, float],
-    border: float,
 ) -> None:
     """Blends an object in, in place; where it covers half of a pixel or more, the label is its own.
 
     That holds for ignored pixels too.
     """
-    # The part of the object that lies within the image.
-    factor = placed.scale / bank.sides[placed.index]
+    # The object's size, and where it lies.
+    cutout = bank.cutout(placed.number)
+    factor = placed.scale / bank.sides[placed.number]
     height, width = (
         max(1, round(side * factor * length))
-        for side, length in zip(sides, bank.shapes[placed.index].tolist(), strict=True)
+        for side, length in zip(sides, cutout.shape, strict=False)
     )
     top = round(placed.centre[0] * label.shape[0] - height / 2)
     left = round(placed.centre[1] * label.shape[1] - width / 2)
     rows = slice(max(top, 0), min(top + height, label.shape[0]))
     columns = slice(max(left, 0), min(left + width, label.shape[1]))
-    inside = (
-        slice(rows.start - top, rows.stop - top),
-        slice(columns.start - left, columns.stop - left),
-    )
 
-    colours, alpha = _scale(bank.cutout(placed.index), (height, width), border=border)
+    # What of it lies in the image, as shares of its height and width.
+    bottom_share, top_share = (rows.stop - top) / height, (rows.start - top) / height
+    right_share, left_share = (columns.stop - left) / width, (columns.start - left) / width
     if placed.flipped:
-        colours, alpha = colours[:, ::-1], alpha[:, ::-1]
-    colours, alpha = colours[inside], alpha[inside]
-    below = image[rows, columns]
-    image[rows, columns] = np.rint(below + alpha[..., None] * (colours - below.astype(np.float32)))
-    label[rows, columns][alpha >= 0.5] = bank.classes[placed.index]
+        left_share, right_share = 1 - right_share, 1 - left_share
+    part = (top_share, left_share, bottom_share, right_share)
+    size = rows.stop - rows.start, columns.stop - columns.start
+    pasted = scale_cutout(cutout, size, part=part)
+    if placed.flipped:
+        pasted = pasted.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+    # Blended in.
+    below, alpha = Image.fromarray(image[rows, columns]), pasted.getchannel(3)
+    below.paste(pasted.convert("RGB"), mask=alpha)
+    image[rows, columns] = np.asarray(below)
+    label[rows, columns][np.asarray(alpha) >= HALF] = bank.classes[placed.number]
 
 
-def _scale(
-    cutout: UInt8[np.ndarray, "h w 4"], size: tuple[int, int], *, border: float
-) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "H W"]]:
-    """Returns an object's colours, and its mask as a share of each pixel, the edge blurred."""
-    colours, mask = cutout[..., :3], cutout[..., 3]
-    if size != mask.shape:
-        # Apart from each other: Pillow would blacken colours that a mask leaves out.
-        colours, mask = (resize(part, size) for part in (colours, mask))
-    alpha = mask.astype(np.float32) / 255
-    if border:
-        alpha = ndimage.gaussian_filter(alpha, border, mode="constant")
-    return colours, alpha
+def scale_cutout(
+    cutout: UInt8[np.ndarray, "h w 4"], size: tuple[int, int], *, part: Part
+) -> Image.Image:
+    """Scales a part to height and width, bilinearly and with antialiasing.
 
-
-def resize(pixels: UInt8[np.ndarray, "..."], size: tuple[int, int]) -> UInt8[np.ndarray, "..."]:
-    """Scales to height and width, bilinearly and with antialiasing."""
-    height, width = size
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    Not as RGBA: Pillow would blacken the colours where alpha is 0, which an edge then blends in.
+    """
+    height, width = cutout.shape[:2]
+    image = Image.frombuffer("RGBX", (width, height), cutout, "raw", "RGBX", 0, 1)
+    top, left, bottom, right = part
+    box = (left * width, top * height, right * width, bottom * height)
+    return image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
