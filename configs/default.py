@@ -170,6 +170,9 @@ def _data(dataset: str) -> ConfigDict:
                 "rotation": 0.0,  # up to so many degrees, either way
                 "scale": (1.0, 1.0),  # factors; MMSegmentation's are (0.5, 2.0)
                 "perspective": 0.0,  # up to which share of half a side each corner moves inwards
+                # The share of crops that are moved to where they hold a pixel of an object, of one
+                # of the image's classes drawn first: so rare classes come as often as others.
+                "object_crops": 0.0,
                 "flip": True,
                 "turn": False,  # by quarter turns: for photographs from above
                 "cutout": 0.0,  # up to which share of the area a black square covers, ignored
@@ -182,6 +185,25 @@ def _data(dataset: str) -> ConfigDict:
                 "clahe": 0.0,  # local contrast is equalised, clipped at up to so much; often 4
                 "blur": 0.0,  # Gaussian, with a sigma of up to so many pixels
                 "jpeg": 0,  # lowest quality, the highest is 100; 0: no compression
+            },
+            # Copy-paste (Ghiasi et al. 2021): objects of other training photographs, which are the
+            # connected pieces of a class, pasted into images after cropping. The shares of images
+            # with each class that a run prints and stores are those without pasting, and so are
+            # the counts that sampling and loss.alpha go by.
+            "paste": {
+                "probability": 0.0,  # the share of images that get any; 0: off
+                "objects": 3,  # from 1 to so many in an image
+                # Times the size that an object has relative to its photograph's longer side.
+                "scale": (0.5, 1.5),
+                # An object's class is drawn by its number of objects ^ -power, then the object.
+                "power": 0.5,
+                "flip": True,  # mirrors half of them
+                # Of the training split's objects these are kept in the cache: at most so many of a
+                # class, whose longer side is such a share of their photograph's, the edge blurred
+                # with this standard deviation in pixels (0: not).
+                "per_class": 300,
+                "size": (0.03, 0.5),
+                "border": 1.0,
             },
             # What the encoder's weights were trained with: imagenet's mean and deviation;
             # inception: -1 to 1, for EfficientNet-Lite; unit: 0 to 1.

@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Callable
 
-from trashseg_jax.configs.default import DATASETS, data_format
+from trashseg_jax.configs.default import DATASETS, data_format, get_config
 from trashseg_jax.data import mix
 from trashseg_jax.errors import InputError, show
 from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
@@ -80,6 +80,7 @@ RANGES: dict[str, Rule] = {
     # Less would need antialiasing; more shows single pixels.
     "data.augment.scale": Numbers(each=Number(at_least=0.25, at_most=4), length=2, ascending=True),
     "data.augment.perspective": Number(at_least=0, at_most=0.6),  # from 2/3 on it could fold
+    "data.augment.object_crops": SHARE,
     "data.augment.flip": YES_OR_NO,
     "data.augment.turn": YES_OR_NO,
     "data.augment.cutout": SHARE_BELOW_ONE,
@@ -91,6 +92,14 @@ RANGES: dict[str, Rule] = {
     "data.augment.clahe": Number(at_least=0, at_most=100),
     "data.augment.blur": Number(at_least=0, at_most=10),
     "data.augment.jpeg": Number(whole=True, at_least=0, note="off", at_most=100),
+    "data.paste.probability": Number(at_least=0, note="off", at_most=1),
+    "data.paste.objects": Number(whole=True, at_least=1, at_most=100),
+    "data.paste.scale": Numbers(each=Number(at_least=0.1, at_most=10), length=2, ascending=True),
+    "data.paste.power": POWER,
+    "data.paste.flip": YES_OR_NO,
+    "data.paste.border": Number(at_least=0, note="not blurred", at_most=2),
+    "data.paste.per_class": Number(whole=True, at_least=1, at_most=10_000),
+    "data.paste.size": Numbers(each=Number(above=0, at_most=1), length=2, ascending=True),
     "data.normalize": NAMED,
     # model
     "model.encoder": NAMED,
@@ -303,6 +312,30 @@ def _check_format(config: Config) -> None:
                 )
 
 
+def _check_object_crops(config: Config) -> None:
+    augment = config.data.augment
+    if augment.object_crops and augment.crop_area == (1.0, 1.0):
+        raise InputError(
+            f"config.data.augment.object_crops={augment.object_crops}: moves crops, and "
+            "config.data.augment.crop_area=(1.0, 1.0) takes whole images; lower its first number, "
+            "or leave object_crops at 0"
+        )
+
+
+def _check_paste(config: Config) -> None:
+    """Options of what is switched off would be passed over."""
+    paste = config.data.paste
+    if paste.probability:
+        return
+    defaults: Config = get_config(config.data.name)
+    for key, default in defaults.data.paste.items():
+        if paste[key] != default:
+            raise InputError(
+                f"config.data.paste.{key}={paste[key]!r}: changes nothing where "
+                f"config.data.paste.probability is 0; raise that, or leave it at {default!r}"
+            )
+
+
 def _check_image_size(config: Config) -> None:
     size, stride = config.data.image_size, config.model.output_stride
     if size % stride:
@@ -438,6 +471,8 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_held_out,
     _check_mix,
     _check_format,
+    _check_object_crops,
+    _check_paste,
     _check_image_size,
     _check_beginning,
     _check_normalize,

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
-from trashseg_jax.data.crops import decoding_window, random_box
+from trashseg_jax.data.crops import decoding_window, object_box, random_box
+from trashseg_jax.data.label_codec import decode_runs, encode_label
 
 AREA, RATIO = (0.3, 0.5), (0.5, 2.0)
 
@@ -109,3 +113,71 @@ def test_smallest_images_have_boxes():
 def test_window_has_two_more_columns_where_there_are_any():
     assert decoding_window((5, 10, 20, 30), 100) == (5, 8, 20, 34)
     assert decoding_window((5, 1, 20, 99), 100) == (5, 0, 20, 100)
+
+
+# Boxes around objects.
+
+
+def move(label, box, *, seed=0, position=0, probability=1.0):
+    runs = decode_runs(encode_label(np.asarray(label, np.uint8)))
+    return object_box(box, runs, seed=seed, position=position, probability=probability)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.data())
+def test_moved_box_keeps_its_size_lies_within_the_image_and_holds_an_object(data):
+    shape = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    label = data.draw(
+        arrays.arrays(np.uint8, shape, elements=st.sampled_from([0, 0, 0, 1, 7, 255]))
+    )
+    size = tuple(data.draw(st.integers(1, length)) for length in shape)
+    before = (0, 0, *size)
+    top, left, *moved = box = move(label, before, position=data.draw(st.integers(0, 10**9)))
+    assert tuple(moved) == size
+    part = label[top : top + size[0], left : left + size[1]]
+    assert part.shape == size
+    if np.any((label > 0) & (label < 255)):
+        assert np.any((part > 0) & (part < 255))
+    else:
+        assert box == before
+
+
+def test_each_class_is_as_likely_and_within_it_each_pixel():
+    """A box of one pixel shows the pixel drawn. Chi-square, 6 degrees of freedom.
+
+    Class 1 has a pixel, class 2 two, class 3 four, in runs that the others part.
+    """
+    label = [[0, 3, 3, 0, 255], [1, 2, 0, 3, 0], [0, 0, 3, 2, 255]]
+    drawn = [move(label, (0, 0, 1, 1), position=p)[:2] for p in range(2400)]
+    places = {(1, 0): 800}
+    places |= dict.fromkeys([(1, 1), (2, 3)], 400)
+    places |= dict.fromkeys([(0, 1), (0, 2), (1, 3), (2, 2)], 200)
+    assert set(drawn) == places.keys()
+    assert sum((drawn.count(p) - n) ** 2 / n for p, n in places.items()) < 22.46  # 99.9 % quantile
+
+
+def test_every_place_of_the_box_that_holds_the_pixel_is_as_likely():
+    """Of 2x3 around a pixel in the second row's corner: two rows times one column."""
+    label = np.zeros((4, 5))
+    label[1, 0] = 1
+    drawn = [move(label, (2, 2, 2, 3), position=p) for p in range(400)]
+    assert set(drawn) == {(0, 0, 2, 3), (1, 0, 2, 3)}
+    assert abs(drawn.count((0, 0, 2, 3)) - 200) < 4 * 10  # standard deviation: sqrt(400 / 4)
+
+
+def test_a_share_of_the_boxes_is_moved_and_the_others_stay():
+    label = np.zeros((8, 8))
+    label[7, 7] = 1
+    moved = [move(label, (0, 0, 2, 2), position=p, probability=0.25) for p in range(400)]
+    assert set(moved) == {(0, 0, 2, 2), (6, 6, 2, 2)}
+    assert abs(moved.count((6, 6, 2, 2)) - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)
+
+
+def test_seed_and_position_decide_where_an_object_is_looked_for():
+    label = np.ones((50, 50))
+
+    def boxes(seed):
+        return [move(label, (0, 0, 5, 5), seed=seed, position=p) for p in range(20)]
+
+    assert boxes(0) == boxes(0)
+    assert len(set(boxes(0)) | set(boxes(1))) > 30

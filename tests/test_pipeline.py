@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trashseg_jax.data import crops, pipeline
+from trashseg_jax.data import crops, paste, pipeline
 from trashseg_jax.data.host_tensorflow import tf
 from trashseg_jax.data.label_codec import encode_label
 
@@ -34,6 +34,8 @@ def train_batches(source=SOURCE, *, start_step=0, process=(0, 1), seed=0, **opti
         "index_of": lambda position: position * 3 % 7,
         "crop_area": (0.3, 0.9),
         "crop_ratio": (0.8, 1.25),
+        "object_crops": 0.0,
+        "paste": None,
         "batch_size": 4,
     }
     return pipeline.train_batches(
@@ -83,6 +85,83 @@ def test_rows_of_two_processes_are_the_batches_of_one():
         {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
     ]
     assert_same(joined, whole)
+
+
+def mark(image, label, position, sides):
+    """Pastes what tells the position, the content's size, and the sides."""
+    image[:, 0, 1] = position
+    image[:, 0, 2] = np.round(np.minimum(sides, 255)).astype(np.uint8).max()
+    label[:] = 7
+
+
+@pytest.mark.parametrize("area", [(0.3, 0.9), (1.0, 1.0)])
+def test_pasting_is_done_in_the_content_by_its_position(area):
+    for batch in islice(train_batches(start_step=3, crop_area=area, paste=mark), 2):
+        sizes = batch["crop"] if area != (1.0, 1.0) else batch["size"]
+        for label, (height, width) in zip(batch["label"], sizes, strict=True):
+            padding = label.copy()
+            padding[:height, :width] = 7
+            assert np.all(label[:height, :width] == 7)
+            np.testing.assert_array_equal(label == 7, padding == 7)
+    assert batch["image"][:, 0, 0, 1].tolist() == [16, 17, 18, 19]
+
+
+def test_pasting_knows_the_photographs_longer_side_at_the_rows_scale():
+    """Of 40 pixels: fitted they become 16; of a crop as many as its scale makes of them."""
+    (batch,) = islice(train_batches(crop_area=(1.0, 1.0), paste=mark), 1)
+    assert np.all(batch["image"][:, 0, 0, 2] == SIZE)
+    found = []
+
+    def note(image, label, position, sides):
+        found.append(sides)
+
+    crops = np.concatenate([batch["crop"] for batch in islice(train_batches(paste=note), 6)])
+    for sides, crop in zip(found, crops, strict=False):  # more are read ahead
+        if np.all(crop == SIZE):  # a larger one, scaled down: of at most 26x40 pixels
+            assert sides[0] >= 40 * SIZE / 26
+            assert sides[1] >= 40 * SIZE / 40
+        else:
+            assert sides == (40.0, 40.0)
+
+
+def test_pasted_stream_resumes_and_is_that_of_two_processes():
+    bank = paste.Bank(
+        np.full((36, 4), 255, np.uint8),
+        np.array([[6, 6]]),
+        np.array([40.0]),
+        np.array([3]),
+        np.array([0, 0, 0, 1]),
+    )
+    options = {"objects": 2, "scale": (0.5, 1.5), "power": 0.5, "flip": True}
+    pasting = paste.make_paste(bank, seed=0, probability=0.7, **options)
+    given = {"paste": pasting, "object_crops": 0.5}
+    whole = list(islice(train_batches(**given), 4))
+    assert_same(list(islice(train_batches(start_step=2, **given), 2)), whole[2:])
+    halves = [list(islice(train_batches(process=(p, 2), **given), 4)) for p in (0, 1)]
+    joined = [
+        {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
+    ]
+    assert_same(joined, whole)
+    assert any(np.any(batch["image"] == 255) for batch in whole)
+
+
+@pytest.mark.parametrize("crop_area", [(0.3, 0.9), (1.0, 1.0)])
+def test_pasting_nothing_leaves_the_stream_as_it_is(crop_area):
+    plain = list(islice(train_batches(crop_area=crop_area), 3))
+    given = {"crop_area": crop_area, "paste": lambda *_: None}
+    assert_same(list(islice(train_batches(**given), 3)), plain)
+
+
+def test_object_crops_hold_an_object():
+    """A pixel in 40x40 is labelled; a crop of a tenth rarely holds it by itself."""
+    label = np.zeros((40, 40), np.uint8)
+    label[3, 36] = 5
+    source = [
+        {"image": png(np.zeros((40, 40, 3), np.uint8)), "label": encode_label(label), "id": 1}
+    ]
+    given = {"index_of": lambda _: 0, "crop_area": (0.1, 0.1), "object_crops": 1.0}
+    for batch in islice(train_batches(source, **given), 5):
+        assert np.all((batch["label"] == 5).any((1, 2)))
 
 
 def test_crops_depend_on_seed_and_position():

@@ -376,6 +376,14 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             {"data.format": "masks", "data.crowd": "ignore"},
             "config.data.crowd='ignore': only data.format='coco' reads it, and this is 'masks'",
         ),
+        (
+            {"data.augment.object_crops": 0.5, "data.augment.crop_area": (1.0, 1.0)},
+            "config.data.augment.object_crops=0.5: moves crops, and .*crop_area=",
+        ),
+        (
+            {"data.paste.objects": 5},
+            "config.data.paste.objects=5: changes nothing where .*paste.probability is 0; .* at 3$",
+        ),
     ],
 )
 def test_keys_at_odds_are_refused_with_both(changes, line):

@@ -69,6 +69,14 @@ def test_balance_shows_alpha_and_shares_by_class():
     ]
 
 
+def test_balance_shows_the_objects_to_paste_where_any_are():
+    shares = {"before": {"Battery": 0.021}, "after": {"Battery": 0.2}}
+    derived = {"alpha": {"Battery": 1}, "image_shares": shares, "paste_objects": {"Battery": 63}}
+    title, line = format_balance(derived).splitlines()
+    assert title.endswith("as drawn  objects to paste")
+    assert line.endswith("20.0%                63")
+
+
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     refined = np.array([[[92, 0, 0], [4, 4, 0], [0, 0, 0]]])
     crf = {

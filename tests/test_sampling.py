@@ -95,6 +95,8 @@ def read_records(process, count):
         image_size=4,
         crop_area=(1.0, 1.0),
         crop_ratio=(1.0, 1.0),
+        object_crops=0.0,
+        paste=None,
         start_step=2,
         process_index=process,
         process_count=count,

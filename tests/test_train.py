@@ -114,6 +114,23 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     assert "size" in sharding.shard_batch(batch, sharding.make_mesh())
 
 
+@pytest.mark.filterwarnings("ignore:config.data.paste.size")
+def test_objects_are_counted_and_pasted_where_the_config_asks_for_it(tiny_config, prepared):
+    config = tiny_config()
+    weights = build.build_image_weights(config, prepared)
+    plain = next(train.train_batches(config, prepared, weights, start_step=2))
+    assert train.count_objects(config, prepared) == {}
+    config.data.paste.probability = 1.0
+    counts = train.count_objects(config, prepared)["paste_objects"]
+    assert tuple(counts) == prepared.classes
+    assert counts["Background"] == 0
+    assert list(counts.values()) == build.build_bank(config, prepared).counts.tolist()
+    changed = next(train.train_batches(config, prepared, weights, start_step=2))
+    np.testing.assert_array_equal(changed["id"], plain["id"])
+    np.testing.assert_array_equal(changed["crop"], plain["crop"])
+    assert np.all((changed["label"] != plain["label"]).any((1, 2)))
+
+
 def test_metrics_cover_every_validation_image_once(whole_run, prepared):
     _, figures = whole_run
     pixel_counts, _ = prepared.counts("val")

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from trashseg_jax import alphas, folders, losses, model_folder, optim
 from trashseg_jax.configs import default
-from trashseg_jax.data import augment, locks, mix, sampling, taxonomy
+from trashseg_jax.data import augment, locks, mix, object_bank, paste, sampling, taxonomy
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.data.formats import FORMATS, coco
 from trashseg_jax.data.formats.coco_annotations import BOXES, CROWDS
@@ -425,6 +425,47 @@ def mix_index(
         starts=starts,
         shares=[one.share for one in sets.sets],
     )
+
+
+def build_bank(config: Config, data: "Prepared") -> paste.Bank | None:
+    """Returns the objects to paste, made now if need be; None where pasting is off.
+
+    Raises InputError where there are none, and warns of classes that have none.
+    """
+    options = config.data.paste
+    if not options.probability:
+        return None
+    bank = object_bank.load_bank(
+        Path(data.builder.data_path),
+        data.source("train"),
+        object_bank.BankOptions(
+            per_class=options.per_class,
+            size=options.size,
+            side=2 * config.data.image_size,
+            border=options.border,
+        ),
+        num_classes=len(data.classes),
+    )
+    remedy = "remove the prepared data on all hosts, so that all make it anew"
+    processes.check_same("the bank of objects for data.paste", bank.pixels.tobytes(), remedy=remedy)
+    where = f"config.data.paste.size={options.size}"
+    if not bank.counts.any():
+        raise InputError(
+            f"{where}: the training split has no object of such a size to paste; widen it, or set "
+            "data.paste.probability to 0"
+        )
+    for name in np.array(data.classes)[1:][bank.counts[1:] == 0]:
+        warnings.warn(f"{where}: class {name} has no such object to paste", stacklevel=2)
+    return bank
+
+
+def build_paste(config: Config, bank: paste.Bank | None) -> paste.Pasting | None:
+    """Returns the function that pastes objects into a training image; None where that is off."""
+    if bank is None:
+        return None
+    keys = ("probability", "objects", "scale", "power", "flip")
+    options = {key: config.data.paste[key] for key in keys}
+    return paste.make_paste(bank, seed=config.seed, **options)
 
 
 def build_optimizer(

@@ -94,7 +94,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     report = partial(summarize, config, sets, warnings=warnings)
     device = sharding.describe_devices()
     classes = describe_classes(sets, alpha, priors, image_weights)
-    derived = {**classes, **sets.describe(), "device": device}
+    counts = count_objects(config, data)
+    derived = {**classes, **sets.describe(), **counts, "device": device}
 
     keep = config.train.keep_checkpoints
     with (
@@ -286,6 +287,14 @@ def describe_classes(
     return {"alpha": alphas, "priors": priors_by_name, "image_shares": shares}
 
 
+def count_objects(config: Config, data: "Prepared") -> dict[str, Any]:
+    """Returns, by class, how many objects there are to paste; nothing where none are pasted."""
+    bank = build.build_bank(config, data)
+    if bank is None:
+        return {}
+    return {"paste_objects": dict(zip(data.classes, bank.counts.tolist(), strict=True))}
+
+
 def announce(workdir: Path, derived: dict[str, Any], changes: Changes, warnings: list[str]) -> None:
     """Prints what the data led to, what is doubtful about them, and what differs from before."""
     print(table.format_balance(derived))
@@ -350,6 +359,8 @@ def train_batches(
         image_size=config.data.image_size,
         crop_area=config.data.augment.crop_area,
         crop_ratio=config.data.augment.crop_ratio,
+        object_crops=config.data.augment.object_crops,
+        paste=build.build_paste(config, build.build_bank(config, sets.main)),
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

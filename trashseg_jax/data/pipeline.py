@@ -1,16 +1,19 @@
 """tf.data pipelines: records to uint8 batches, for training a stream, for evaluation a pass."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from trashseg_jax.data.crops import Box, decoding_window, random_box, whole_box
+from trashseg_jax.data.crops import Box, decoding_window, object_box, random_box, whole_box
 from trashseg_jax.data.host_tensorflow import tf
-from trashseg_jax.data.label_codec import decode_label
+from trashseg_jax.data.label_codec import Runs, decode_runs
+from trashseg_jax.data.paste import Pasting
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
 Batch = dict[str, np.ndarray]
+PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
 def train_batches(
@@ -22,6 +25,8 @@ def train_batches(
     image_size: int,
     crop_area: tuple[float, float],
     crop_ratio: tuple[float, float],
+    object_crops: float,
+    paste: Pasting | None,
     start_step: int,
     process_index: int,
     process_count: int,
@@ -32,9 +37,10 @@ def train_batches(
     crops are asked for, each lies in the upper left corner, `crop` i32[b,2] is its height and
     width, and `warp.scale_crops` makes it fill the square: enlarging it is much work for a
     processor and little for an accelerator. Larger crops are scaled to the square here. Where none
-    are asked for, images are fitted, and `size` i32[b,2] is as in `eval_batches`.
+    are asked for, images are fitted, and `size` i32[b,2] is as in `eval_batches`. `object_crops`
+    is the probability of `crops.object_box`. `paste`, if any, has the last word on a row's content.
 
-    A position's crop depends on `seed` and the position alone, and the rows of all processes, in
+    A position's row depends on `seed` and the position alone, and the rows of all processes, in
     order, are the batch that a single one would read.
     """
     rows = batch_size // process_count
@@ -44,24 +50,31 @@ def train_batches(
     def positions(step):
         return step * batch_size + first + tf.range(rows, dtype=tf.int64)
 
-    def choose(position, shape):
+    def choose(position, runs):
         if not crops:
-            return whole_box(shape)
-        return random_box(shape, seed=seed, position=position, area=crop_area, ratio=crop_ratio)
+            return whole_box(runs.shape)
+        drawn = {"seed": seed, "position": position}
+        box = random_box(runs.shape, area=crop_area, ratio=crop_ratio, **drawn)
+        return object_box(box, runs, probability=object_crops, **drawn) if object_crops else box
 
-    def load(_, encoded, label, box, window, record_id):
-        label = _unpack(label, box)
+    def load(fields):
+        label, record_id = _unpack(fields["label"], fields["box"]), fields["id"]
         if not crops:
-            image = _decode(encoded)
+            image = _decode(fields["image"])
             size = fitted_size(image, image_size)
             image, label = fit(image, label, image_size)
             return {"image": image, "label": label, "id": record_id, "size": size}
-        image, label = _shrink(decode_crop(encoded, box, window), label, image_size)
+        image = decode_crop(fields["image"], fields["box"], fields["window"])
+        image, label = _shrink(image, label, image_size)
         return {"image": image, "label": label, "id": record_id, "crop": tf.shape(label)}
 
     dataset = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max).map(positions)
     dataset = _read(dataset, source, index_of, choose)
-    dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
+    if paste:
+        loaded = dataset.map(lambda fields: (load(fields), fields), **PARALLEL)
+        dataset = loaded.map(partial(_paste, paste))  # Python, so in one thread
+    else:
+        dataset = dataset.map(load, **PARALLEL)
     square = (image_size, image_size)
     shapes = {"image": (*square, 3), "label": square, "id": (), "crop": (2,), "size": (2,)}
     fields: Any = dataset.element_spec
@@ -84,9 +97,9 @@ def eval_batches(
     steps = -(-len(source) // batch_size)
     places = np.arange(steps * batch_size).reshape(steps, process_count, rows)
 
-    def load(place, encoded, label, box, _, record_id):
-        mask = place < len(source)
-        image, label = _decode_exactly(encoded), _unpack(label, box)
+    def load(fields):
+        mask, record_id = fields["position"] < len(source), fields["id"]
+        image, label = _decode_exactly(fields["image"]), _unpack(fields["label"], fields["box"])
         size = fitted_size(image, image_size)
         image, label = fit(image, label, image_size)
         label = tf.where(mask, label, np.uint8(IGNORE_LABEL))
@@ -97,9 +110,9 @@ def eval_batches(
         dataset,
         source,
         index_of=lambda place: min(place, len(source) - 1),
-        choose=lambda _, shape: whole_box(shape),
+        choose=lambda _, runs: whole_box(runs.shape),
     )
-    dataset = dataset.map(load, tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.map(load, **PARALLEL)
     batches: Any = dataset.batch(rows).prefetch(2).as_numpy_iterator()  # annotated as arrays
     return batches
 
@@ -142,37 +155,59 @@ def _read(
     positions: tf.data.Dataset,
     source: Any,
     index_of: Callable[[int], int],
-    choose: Callable[[int, tuple[int, int]], Box],
+    choose: Callable[[int, Runs], Box],
 ) -> tf.data.Dataset:
     """Turns batches of positions into records, each cut to the box that `choose` gives it.
 
-    An element is (position, encoded image, the box's labels as bytes, box, decoding window, id),
-    where `choose` takes the position and the image's height and width.
+    An element has `position`, `image`, encoded, `label`, the box's as bytes, `box`, `window`, which
+    is to be decoded, `id`, and `side`, the photograph's longer one. `choose` takes the position and
+    the image's label map.
 
     A batch is read by one call of Python, in one thread: calls by several would spend several
     times the work on waiting for the interpreter's lock.
     """
-    types = [tf.string, tf.string, tf.int32, tf.int32, tf.int64]
+    types = {"image": tf.string, "label": tf.string, "id": tf.int64}
+    types |= {"box": tf.int32, "window": tf.int32, "side": tf.int32}
 
     def read_one(position):
         record = source[index_of(position)]
-        label = decode_label(record["label"])
-        top, left, height, width = box = choose(position, label.shape)
-        window = decoding_window(box, label.shape[1])
-        part = label[top : top + height, left : left + width]
-        return record["image"], part.tobytes(), box, window, record["id"]
+        runs = decode_runs(record["label"])
+        top, left, height, width = box = choose(position, runs)
+        part = runs.expand()[top : top + height, left : left + width]
+        window = decoding_window(box, runs.shape[1])
+        return record["image"], part.tobytes(), record["id"], box, window, max(runs.shape)
 
     def read(positions):
         columns = zip(*map(read_one, positions.tolist()), strict=True)
-        return [np.array(c, t.as_numpy_dtype) for c, t in zip(columns, types, strict=True)]
+        return [np.array(c, t.as_numpy_dtype) for c, t in zip(columns, types.values(), strict=True)]
 
     def read_batch(positions):
-        fields = tf.numpy_function(read, [positions], types)
-        shapes = ((None,), (None,), (None, 4), (None, 4), (None,))
-        fields = (tf.ensure_shape(f, shape) for f, shape in zip(fields, shapes, strict=True))
-        return positions, *fields
+        fields = tf.numpy_function(read, [positions], list(types.values()))
+        fields = dict(zip(types, fields, strict=True))
+        for name, field in fields.items():
+            field.set_shape((None, 4) if name in ("box", "window") else (None,))
+        return {"position": positions, **fields}
 
     return positions.map(read_batch).prefetch(1).unbatch()
+
+
+def _paste(paste: Pasting, row: dict[str, tf.Tensor], fields: dict[str, tf.Tensor]):
+    """Pastes objects into the part of the row that is no padding."""
+
+    def paste_in(image, label, extent, box, side, position):
+        image, label = image.copy(), label.copy()  # TensorFlow's own may not be written to
+        height, width = extent
+        sides = tuple((side * extent / box[2:]).tolist())
+        paste(image[:height, :width], label[:height, :width], int(position), sides)
+        return image, label
+
+    extent = row["crop"] if "crop" in row else row["size"]
+    given = [row["image"], row["label"], extent]
+    given += [fields[name] for name in ("box", "side", "position")]
+    image, label = tf.numpy_function(paste_in, given, [tf.uint8, tf.uint8])
+    image.set_shape(row["image"].shape)
+    label.set_shape(row["label"].shape)
+    return {**row, "image": image, "label": label}
 
 
 def _unpack(label: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

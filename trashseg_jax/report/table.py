@@ -70,11 +70,14 @@ def format_balance(derived: dict[str, Any]) -> str:
     """Returns config.json's `derived` as a table for the terminal."""
     alpha, priors, shares = derived["alpha"], derived["priors"], derived["image_shares"]
     width = max(len(name) for name in alpha)
-    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn  pixels as drawn"]
+    objects = derived.get("paste_objects", {})
+    title = "  objects to paste" if objects else ""
+    lines = [f"{'class':<{width}}  {'alpha':>9}  images with it  as drawn  pixels as drawn{title}"]
     for name, value in alpha.items():
         before, after = shares["before"][name], shares["after"][name]
+        cell = f"  {objects[name]:16}" if objects else ""
         line = f"{name:<{width}}  {value:9.4g}  {before:14.1%}  {after:8.1%}"
-        lines.append(f"{line}  {priors[name]:15.2%}")
+        lines.append(f"{line}  {priors[name]:15.2%}{cell}")
     for one in derived.get("mix", []):
         images, share = f"{one['images']} training images", f"{one['share']:.1%} of those drawn"
         lines.append(f"{one['name']}: {images}, {share}")
