@@ -144,7 +144,7 @@ def prepare_mixed(config: Config, entry: mix.Entry, classes: tuple[str, ...]) ->
 
 def mixed_folder(config: Config, entry: mix.Entry, classes: tuple[str, ...]) -> DataFolder:
     """Returns the folder of an entry of `data.mix`, its labels those of the run's `classes`."""
-    preset = default.get_config(entry.preset).data
+    preset: Any = default.get_config(entry.preset).data
     options = {field.name: preset[field.name] for field in dataclasses.fields(DataFolder)[2:]}
     options |= {key: config.data[key] for key in HOW_TO_READ}
     options["val_file"] = ""  # nothing is held out of it

@@ -85,7 +85,7 @@ class Graph:
             group=outputs if depthwise else 1,
         )
 
-    def conv_relu(self, x: str, module: str, norm: str, **options: int) -> str:
+    def conv_relu(self, x: str, module: str, norm: str, **options: Any) -> str:
         return self.add("Relu", self.conv(x, module, norm, **options))
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trashseg_jax.data.augment import Batch, pixel_maps
+from trashseg_jax.data.warp import Batch, pixel_maps
 
 
 def size_at(step: int, *, total: int, sizes: tuple[int, ...]) -> int:

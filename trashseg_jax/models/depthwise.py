@@ -1,6 +1,9 @@
 """Depthwise convolutions: each channel with a kernel of its own."""
 
+import functools
 import itertools
+import operator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -86,7 +89,7 @@ def depthwise(
 def _shifted(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
     """The sum, over the kernel's taps, of the input that the tap meets times the tap."""
     taps = _meet(x, len(kernel), stride, dilation, padding)
-    return sum(kernel[i, j, 0] * tap for (i, j), tap in taps.items())
+    return add_up(kernel[i, j, 0] * tap for (i, j), tap in taps.items())
 
 
 def _shifted_forward(x, kernel, stride, dilation, padding):
@@ -118,7 +121,12 @@ def _meet(
         stop = (top + stride * (rows - 1) + 1, left + stride * (columns - 1) + 1)
         return jax.lax.slice(x, (0, top, left, 0), (batch, *stop, channels), (1, stride, stride, 1))
 
-    return {tap: meet(tap) for tap in itertools.product(range(size), repeat=2)}
+    return {(i, j): meet((i, j)) for i, j in itertools.product(range(size), repeat=2)}
+
+
+def add_up(arrays: Iterable[Array]) -> Array:
+    """Adds arrays up, one by one, which XLA computes in one pass."""
+    return functools.reduce(operator.add, arrays)
 
 
 def _input_gradient(
@@ -152,7 +160,7 @@ def _kernel_gradient(
     x, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     if gradient.shape[1] * gradient.shape[2] <= SMALL:
         taps = _meet(x, size, stride, dilation, padding).values()
-        products = [sum(a * b for a, b in zip(tap, gradient, strict=True)) for tap in taps]
+        products = [add_up(a * b for a, b in zip(tap, gradient, strict=True)) for tap in taps]
         return jnp.stack([add_rows(product.reshape(-1, channels)) for product in products])
 
     def add(total, pair):
@@ -160,7 +168,7 @@ def _kernel_gradient(
         taps = _meet(image[None], size, stride, dilation, padding).values()
         strips = STRIPS if len(slope) % STRIPS == 0 else 1
         products = [
-            sum(
+            add_up(
                 a * b
                 for a, b in zip(jnp.split(tap[0], strips), jnp.split(slope, strips), strict=True)
             )

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
-from trashseg_jax.models.blocks import Features, conv, run_block
+from trashseg_jax.models.blocks import Features, conv, depth_rates, drop_path, run_block
 from trashseg_jax.models.depthwise import DepthwiseConv, same_padding
 from trashseg_jax.models.normalization import BatchNorm
 from trashseg_jax.models.pretrained import LeafPath
@@ -48,6 +49,11 @@ class Pointwise(nn.Module):
         return x.astype(self.dtype) @ kernel[0, 0]
 
 
+def join(block: nn.Module, x: Array, y: Array) -> Array:
+    """Returns a block's result `y`, its input added where the shapes agree."""
+    return x + drop_path(block, y, rate=block.drop_path) if x.shape == y.shape else y
+
+
 class SeparableBlock(nn.Module):
     """A depthwise and a 1x1 convolution, and a shortcut where the shape stays: the first stage's.
 
@@ -60,6 +66,7 @@ class SeparableBlock(nn.Module):
     dilation: int
     expansion: int
     dtype: Any
+    drop_path: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
@@ -67,7 +74,7 @@ class SeparableBlock(nn.Module):
         y = DepthwiseConv(self.size, self.stride, self.dilation, self.dtype, name="conv_dw")(x)
         y = nn.relu6(norm(name="bn1")(y))
         y = norm(name="bn2")(Pointwise(self.features, self.dtype, name="conv_pw")(y))
-        return x + y if x.shape == y.shape else y
+        return join(self, x, y)
 
 
 class InvertedResidual(nn.Module):
@@ -79,6 +86,7 @@ class InvertedResidual(nn.Module):
     dilation: int
     expansion: int
     dtype: Any
+    drop_path: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
@@ -88,7 +96,7 @@ class InvertedResidual(nn.Module):
         y = DepthwiseConv(self.size, self.stride, self.dilation, self.dtype, name="conv_dw")(y)
         y = nn.relu6(norm(name="bn2")(y))
         y = norm(name="bn3")(Pointwise(self.features, self.dtype, name="conv_pwl")(y))
-        return x + y if x.shape == y.shape else y
+        return join(self, x, y)
 
 
 class EfficientNetLite(nn.Module):
@@ -108,6 +116,7 @@ class EfficientNetLite(nn.Module):
     layer4: str
     multi_grid: tuple[int, ...]
     remat: bool
+    drop_path: float
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Features:
@@ -116,15 +125,18 @@ class EfficientNetLite(nn.Module):
         stem = partial(conv, self.widen(STEM), (3, 3), 2, padding=(ends, ends), dtype=self.dtype)
         norm = BatchNorm(train=train, dtype=self.dtype, epsilon=EPSILON, name="bn1")
         x = nn.relu6(norm(stem(name="conv_stem")(x)))
-        for stage, blocks in enumerate(self.plan()):
-            for i, (make, options) in enumerate(blocks):
-                block = make(**options, dtype=self.dtype, name=f"blocks_{stage}_{i}")
+        plan = self.plan()
+        rates = iter(depth_rates(self.drop_path, sum(map(len, plan))))
+        for stage, blocks in enumerate(plan):
+            for i, (kind, options) in enumerate(blocks):
+                options = {**options, "dtype": self.dtype, "drop_path": next(rates)}
+                block = kind(**options, name=f"blocks_{stage}_{i}")
                 x = run_block(block, x, train=train, remat=self.remat)
             if stage in TAPS:
                 features.append(x)
         return features
 
-    def plan(self) -> list[list[tuple[type[nn.Module], dict[str, int]]]]:
+    def plan(self) -> list[list[tuple[Callable[..., nn.Module], dict[str, int]]]]:
         """Returns kind and options of each stage's blocks.
 
         Where a stride becomes a dilation, the block that had it keeps the dilation before it, as in
@@ -181,6 +193,11 @@ class EfficientNetLite(nn.Module):
         """Says whether published weights leave this leaf as it was initialised: they have all."""
         del path, shape
         return False
+
+    def stages_after(self, path: LeafPath) -> int:
+        """Returns how many features come after that of a leaf's stage: 4 in the stem."""
+        block = re.match(r"blocks_(\d)", path[1])
+        return sum(tap >= int(block[1]) for tap in TAPS) - 1 if block else len(TAPS) - 1
 
     def common_name(self, name: str) -> str:
         """Returns timm's name for one of efficientnet_pytorch's; others as they are.

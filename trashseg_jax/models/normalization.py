@@ -38,7 +38,8 @@ class BatchNorm(nn.Module):
         if not self.train:
             gain = scale * jax.lax.rsqrt(var.value + self.epsilon)
             return ((x - mean.value) * gain + bias).astype(self.dtype)
-        y, batch_mean, batch_var = normalize(x.astype(self.dtype), scale, bias, self.epsilon)
+        normalized: Any = normalize(x.astype(self.dtype), scale, bias, self.epsilon)
+        y, batch_mean, batch_var = normalized
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
