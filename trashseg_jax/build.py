@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -145,12 +145,13 @@ def prepare_mixed(config: Config, entry: mix.Entry, classes: tuple[str, ...]) ->
 def mixed_folder(config: Config, entry: mix.Entry, classes: tuple[str, ...]) -> DataFolder:
     """Returns the folder of an entry of `data.mix`, its labels those of the run's `classes`."""
     preset: Any = default.get_config(entry.preset).data
-    options = {field.name: preset[field.name] for field in dataclasses.fields(DataFolder)[2:]}
-    options |= {key: config.data[key] for key in HOW_TO_READ}
-    options["val_file"] = ""  # nothing is held out of it
+    given = {"path": entry.path, "class_map": mixed_class_map(entry, classes)}
+    given |= {key: config.data[key] for key in HOW_TO_READ}
+    given["val_file"] = ""  # nothing is held out of it
     if entry.json_file:
-        options["train_file"] = entry.json_file.relative_to(entry.path).as_posix()
-    return DataFolder(entry.path, mixed_class_map(entry, classes), **options)
+        given["train_file"] = entry.json_file.relative_to(entry.path).as_posix()
+    named = {f.name: preset[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
+    return DataFolder(**given, **named)
 
 
 def mixed_class_map(entry: mix.Entry, classes: tuple[str, ...]) -> taxonomy.ClassMap:
@@ -158,12 +159,12 @@ def mixed_class_map(entry: mix.Entry, classes: tuple[str, ...]) -> taxonomy.Clas
 
     It is the one that the entry names, the folder's own, or else its preset's.
     """
-    own = entry.path / mix.OWN_MAP
+    own, preset = entry.path / mix.OWN_MAP, cast(Any, default.get_config(entry.preset))
     named = expand_home(entry.class_map) or (str(own) if own.is_file() else "")
     try:
         if not entry.path.is_dir():
             raise InputError(f"{entry.path} is not a folder; correct it, or restore the folder")
-        name = named or default.get_config(entry.preset).data.class_map
+        name = named or preset.data.class_map
         if not name:
             raise InputError(
                 f"{entry.path} has no {mix.OWN_MAP}; name one as config.data.class_map"

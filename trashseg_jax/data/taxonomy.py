@@ -105,14 +105,17 @@ def relabel(class_map: ClassMap, classes: Sequence[str]) -> ClassMap:
     known = {_key(name): label for label, name in enumerate(classes)}
     background = class_map.classes[0]
     if known.get(_key(background)) != 0:
-        raise InputError(f"its background is {background!r}, and that of the run {classes[0]!r}")
+        raise InputError(
+            f"its background is {background!r}, and that of the run {classes[0]!r}; give it a "
+            "config.data.class_map with the run's classes"
+        )
     kinds = {kind: getattr(class_map, kind) for kind in _KINDS}
     used = {label for labels in kinds.values() for label in labels.values()} - {IGNORE_LABEL}
     others = [class_map.classes[label] for label in sorted(used)]
     if others := [name for name in others if _key(name) not in known]:
         raise InputError(
             f"it maps to {', '.join(map(repr, others))}, and the run's classes are only "
-            f"{', '.join(classes)}"
+            f"{', '.join(classes)}; give it a config.data.class_map with these"
         )
     new = {label: known[_key(class_map.classes[label])] for label in used}
     new[IGNORE_LABEL] = IGNORE_LABEL
