@@ -46,7 +46,9 @@ class Pointwise(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w f"]:
         shape = (1, 1, x.shape[-1], self.features)
         kernel = jnp.asarray(self.param("kernel", nn.initializers.he_normal(), shape), self.dtype)
-        return x.astype(self.dtype) @ kernel[0, 0]
+        # In two dimensions: of more, XLA for CPUs transposes what the kernel's gradient multiplies.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        return (rows @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
 
 
 def join(block: nn.Module, x: Array, y: Array) -> Array:
