@@ -7,7 +7,7 @@ from pycocotools import mask as mask_utils
 
 from trashseg_jax.prediction import runs
 
-SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (13, 8)]
+SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (13, 8), (3, runs.STRIP + 9)]
 
 
 @pytest.fixture(params=SIZES)

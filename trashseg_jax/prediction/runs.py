@@ -9,6 +9,7 @@ from pycocotools import mask as mask_utils
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+STRIP = 256  # columns
 Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
 
 
@@ -26,11 +27,22 @@ class Runs(NamedTuple):
 
 
 def find_runs(classes: UInt8[np.ndarray, "h w"]) -> Runs:
+    """Returns the runs of a map of classes, of which it copies some columns at a time."""
+    height, width = classes.shape
+    parts = [
+        _find_in(classes[:, left : left + STRIP], left * height) for left in range(0, width, STRIP)
+    ]
+    begins, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Runs(begins, np.append(begins[1:], classes.size), values, (height, width))
+
+
+def _find_in(classes: UInt8[np.ndarray, "h w"], before: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns where the runs of some columns begin, `before` pixels behind, and their classes."""
     columns = np.ascontiguousarray(classes.T)
     begins = np.ones(columns.shape, bool)
     np.not_equal(columns[:, 1:], columns[:, :-1], out=begins[:, 1:])
-    starts = np.flatnonzero(begins)
-    return Runs(starts, np.append(starts[1:], classes.size), columns.ravel()[starts], classes.shape)
+    places = np.flatnonzero(begins)
+    return places + before, columns.ravel()[places]
 
 
 def measure_box(runs: Runs) -> list[int]:
