@@ -1,7 +1,12 @@
-"""Runs the six experiments over several seeds and sets their table beside the reference's.
+"""Runs a suite of experiments over several seeds into one table.
 
     python scripts/reproduce_table.py --dataset=demo --seeds=3
     python scripts/reproduce_table.py --dataset=aistage --data_dir=FOLDER --seeds=3
+    python scripts/reproduce_table.py --suite=ablation --dataset=aistage --data_dir=FOLDER
+
+`six`, the suite that runs by default, is the reference's table, which is set beside it. `best` is
+the recipe for two CPU cores, beside the reference's recipe on the same encoder; `ablation` is that
+recipe with one thing left out at a time.
 
 Each training has its own folder under --out: started again, the script goes on where it was
 interrupted. A run that it finds there and that was made with other settings is refused, or, with
@@ -38,12 +43,20 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Experiment(NamedTuple):
-    """A row of the reference's table: its config, and whether its CRF figures are meant."""
+    """A column of the table: its config, and whether its CRF figures are meant."""
 
     title: str
     config: str
     refined: bool
-    reference: tuple[float, ...]  # IoU of the eleven classes, published
+    reference: tuple[float, ...] = ()  # IoU of the eleven classes, where they are published
+    flags: tuple[str, ...] = ()  # what it changes in the config
+    folder: str = ""  # of its runs, where the config does not name it
+
+
+def without(title: str, *flags: str) -> Experiment:
+    """Returns the recipe `best_cpu` without something, which the flags turn off."""
+    folder = title.replace(" ", "-")
+    return Experiment(f"without {title}", "best_cpu", False, flags=flags, folder=f"no-{folder}")
 
 
 CLASSES = (
@@ -66,6 +79,47 @@ EXPERIMENTS = (
         (.8933, .2986, .5106, .2364, .1952, .3568, .2525, .5125, .6614, .2326, .1018)),
 )
 # fmt: on
+BEST = Experiment("best_cpu", "best_cpu", False)
+SAME_ENCODER = (
+    "--config.model.encoder=efficientnet_lite0",
+    "--config.model.pretrained=package:efficientnet-lite0",
+    "--config.data.normalize=inception",
+    "--config.data.image_size=256",
+    "--config.model.dtype=float32",
+)
+SUITES = {
+    "six": EXPERIMENTS,
+    "best": (
+        Experiment(
+            "reference's recipe, Lite0",
+            "reference",
+            False,
+            flags=("--config.recipe=reference", *SAME_ENCODER),
+            folder="reference-lite0",
+        ),
+        BEST,
+    ),
+    "ablation": (
+        BEST,
+        without(
+            "ImageNet's weights",
+            "--config.model.pretrained=",
+            "--config.optimizer.encoder_rate=1.0",
+        ),
+        without("a rate of the encoder's own", "--config.optimizer.encoder_rate=1.0"),
+        without("Dice", "--config.loss.region=none"),
+        without("copy-paste", "--config.data.paste.probability=0.0"),
+        without("object crops", "--config.data.augment.object_crops=0.0"),
+        without("repeated images", "--config.data.sampling.name=uniform"),
+        without(
+            "rotation and hue",
+            "--config.data.augment.rotation=0.0",
+            "--config.data.augment.hue=0.0",
+        ),
+        without("rising size", "--config.train.image_scales=(1.0,)"),
+        without("average of weights", "--config.train.ema_decay=0.0"),
+    ),
+}
 DATA_NOTES = {
     "demo": "rendered scenes, a small network and a short run: only directions can be compared.",
     "aistage": "the reference trained on 2,617 and scored on 655 images of the competition.",
@@ -102,14 +156,17 @@ def main() -> None:
 
 def make_table(options: argparse.Namespace, extra: list[str]) -> None:
     """Runs what has not been run yet, and writes the table."""
-    out = Path(settings.expand_home(options.out or f"runs/table-{options.dataset}"))
+    suffix = "" if options.suite == "six" else f"-{options.suite}"
+    default = f"runs/table-{options.dataset}{suffix}"
+    out = Path(settings.expand_home(options.out or default))
+    experiments = SUITES[options.suite]
     runs = [
-        (e, out / f"{e.config}-seed{seed}", [*run_flags(options, e, seed), *extra])
+        (e, out / f"{e.folder or e.config}-seed{seed}", [*run_flags(options, e, seed), *extra])
         for seed in range(options.seeds)
-        for e in EXPERIMENTS
+        for e in experiments
     ]
     set_others_aside({workdir: flags for _, workdir, flags in runs}, retrain=options.retrain)
-    figures = {experiment: [] for experiment in EXPERIMENTS}
+    figures = {experiment: [] for experiment in experiments}
     for experiment, workdir, flags in runs:
         figures[experiment].append(run_experiment(experiment, workdir, flags))
     write_tables(out, figures, dataset=options.dataset)
@@ -119,6 +176,7 @@ def make_table(options: argparse.Namespace, extra: list[str]) -> None:
 def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Returns the script's options, and what comes after `--`."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--suite", choices=SUITES, default="six")
     parser.add_argument("--dataset", choices=DATA_NOTES, default="demo")
     parser.add_argument("--data_dir", help="the folder of aistage, taco, coco or masks")
     parser.add_argument("--seeds", type=int, default=3)
@@ -143,7 +201,7 @@ def run_flags(options: argparse.Namespace, experiment: Experiment, seed: int) ->
         flags.append(f"--config.data.dir={Path(options.data_dir).expanduser().resolve()}")
     if options.steps:
         flags.append(f"--config.train.steps={options.steps}")
-    return flags
+    return [*flags, *experiment.flags]
 
 
 # The runs that are there already.
@@ -301,7 +359,9 @@ def measured_column(seeds: Sequence[dict[str, Any]], rarest: str) -> Column:
 
 
 def reference_column(experiment: Experiment, rarest: str) -> dict[str, float | None]:
-    """Returns the published scores under the same row names."""
+    """Returns the published scores under the same row names, {} where there are none."""
+    if not experiment.reference:
+        return {}
     iou: dict[str, float | None] = dict(zip(CLASSES, experiment.reference, strict=True))
     mean = statistics.mean(experiment.reference)
     return {**iou, "mIoU": mean, f"mIoU without {rarest}": mean_without(iou, rarest)}
@@ -361,13 +421,14 @@ def write_tables(
     columns = {e: measured_column(seeds, rarest) for e, seeds in figures.items()}
     header = ["class"]
     for experiment in columns:
-        header += [experiment.title, "published"]
+        header += [experiment.title, "published"] if experiment.reference else [experiment.title]
     rows = [header]
     for name in next(iter(columns.values())):
         row = [name]
         for experiment, measured in columns.items():
-            published = reference_column(experiment, rarest).get(name)
-            row += [format_score(measured[name]), format_published(published)]
+            row.append(format_score(measured[name]))
+            if experiment.reference:
+                row.append(format_published(reference_column(experiment, rarest).get(name)))
         rows.append(row)
     seeds = len(next(iter(figures.values())))
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -415,8 +476,8 @@ def page(rows: list[list[str]], notes: list[str]) -> str:
     text = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     style = "body{font:15px sans-serif;margin:2em}td,th{padding:.15em .6em;text-align:left}"
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Six experiments</title>'
-        f"<style>{style}</style><h1>Six experiments</h1><table>{table}</table>{text}</html>\n"
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Experiments</title>'
+        f"<style>{style}</style><h1>Experiments</h1><table>{table}</table>{text}</html>\n"
     )
 
 

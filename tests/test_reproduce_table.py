@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import reproduce_table as script
 
+from trashseg_jax.configs import ranges
 from trashseg_jax.report.files import write_json
 
 # design.md's bottom rows, which the reference published beside its classes.
@@ -40,6 +42,27 @@ def test_reference_columns_have_the_published_means(experiment):
     miou, common = PUBLISHED[experiment.title]
     assert column["mIoU"] == pytest.approx(miou, abs=6e-5)
     assert column["mIoU without Battery"] == pytest.approx(common, abs=6e-5)
+
+
+@pytest.mark.parametrize("suite", script.SUITES)
+def test_experiments_of_a_suite_are_sound_and_have_folders_of_their_own(suite):
+    """But for the CRF's, which is an evaluation of another one's run."""
+    options = argparse.Namespace(dataset="aistage", data_dir="data", steps=None)
+    trained = [e for e in script.SUITES[suite] if not e.refined]
+    for experiment in trained:
+        ranges.check(script.config_of(script.run_flags(options, experiment, 0)))
+    assert len({e.folder or e.config for e in trained}) == len(trained)
+
+
+def test_each_ablation_changes_what_it_leaves_out_and_nothing_else():
+    options = argparse.Namespace(dataset="aistage", data_dir="data", steps=None)
+    best, *others = (
+        script.comparable(script.config_of(script.run_flags(options, experiment, 0)))
+        for experiment in script.SUITES["ablation"]
+    )
+    for experiment, changed in zip(script.SUITES["ablation"][1:], others, strict=True):
+        named = {flag.removeprefix("--config.").partition("=")[0] for flag in experiment.flags}
+        assert {key for key in best if best[key] != changed[key]} == named
 
 
 def test_column_is_mean_and_deviation_over_the_seeds_that_define_a_class():
