@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from trashseg_jax.configs import (
+    best,
+    best_cpu,
     crf_focal_balanced,
     default,
     dilated,
@@ -64,6 +66,14 @@ def test_every_key_has_a_range_and_every_range_a_key(dataset):
 def test_experiments_and_recipes_keep_to_the_ranges(dataset, make, recipe):
     config = config_of(dataset, make, recipe=recipe)
     ranges.check(config)
+    resolve_config(config, overridden=[])
+    ranges.check(config)
+
+
+@pytest.mark.parametrize("make", [best, best_cpu], ids=["best", "best_cpu"])
+@pytest.mark.parametrize("dataset", ["aistage", "taco", "coco", "masks"])
+def test_recipes_for_real_photographs_keep_to_the_ranges(dataset, make):
+    config = config_of(dataset, make)
     resolve_config(config, overridden=[])
     ranges.check(config)
 
