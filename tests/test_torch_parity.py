@@ -237,8 +237,8 @@ def test_unet_on_efficientnet_lite_is_the_library_s(name):
         encoder=name,
         decoder_features=DECODER,
         dtype="float32",
-        remat=False,
         **smp_names.SMP_OPTIONS,
+        **unet.UNTRAINED,
     )
     shapes = model_folder.variable_shapes(ours)
     variables = smp_names.from_state_dict("peer", weights, shapes, encoder=ours.encoder)

@@ -118,14 +118,15 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
 def test_objects_are_counted_and_pasted_where_the_config_asks_for_it(tiny_config, prepared):
     config = tiny_config()
     weights = build.build_image_weights(config, prepared)
-    plain = next(train.train_batches(config, prepared, weights, start_step=2))
+    sets = build.build_training_sets(config, prepared)
+    plain = next(train.train_batches(config, sets, weights, start_step=2))
     assert train.count_objects(config, prepared) == {}
     config.data.paste.probability = 1.0
     counts = train.count_objects(config, prepared)["paste_objects"]
     assert tuple(counts) == prepared.classes
     assert counts["Background"] == 0
     assert list(counts.values()) == build.build_bank(config, prepared).counts.tolist()
-    changed = next(train.train_batches(config, prepared, weights, start_step=2))
+    changed = next(train.train_batches(config, sets, weights, start_step=2))
     np.testing.assert_array_equal(changed["id"], plain["id"])
     np.testing.assert_array_equal(changed["crop"], plain["crop"])
     assert np.all((changed["label"] != plain["label"]).any((1, 2)))
