@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ with contextlib.suppress(ImportError):
     IMAGE_FORMATS = (*IMAGE_FORMATS, "HEIF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 EXIF_ORIENTATION = 0x0112
+STRIP = 256  # lines that are converted at a time
 
 
 def read_photo(path: Path, *, upright: bool) -> tuple[tuple[int, int], bytes]:
@@ -53,15 +55,25 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of many pixels
             image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
-        # No conversion where there is none to do: that would copy a panorama.
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return _copy_pixels(image)
     except Exception as error:  # a JPEG that is stored as it is has not been decoded whole
         raise InputError(f"{path}: {_fault(error)}") from error
 
 
 def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the upright RGB pixels of an image that is open."""
-    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    return _copy_pixels(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def count_pixels(path: Path) -> int:
+    """Returns how many pixels the header of an image's file announces, 0 where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                return image.width * image.height
+    except Exception:  # which `read_photo` will explain
+        return 0
 
 
 def is_turned(path: Path) -> bool:
@@ -117,7 +129,10 @@ def _stored(data: bytes, upright: bool) -> tuple[tuple[int, int], bytes]:
         plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
         if plain and image.mode in ("RGB", "L") and not (rotated and upright):
             return image.size, _without_exif(data) if rotated else data
-        pixels = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        pixels = _to_rgb(image)
+    del image  # a panorama's pixels are not held twice while they are encoded
     return pixels.size, encode(pixels, "JPEG" if is_jpeg else "PNG")
 
 
@@ -127,7 +142,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
     elif image.mode in ("I", "F"):
         raise InputError(f"has pixels of type {image.mode}; save it with 8 or 16 bits per channel")
-    return Image.fromarray(np.asarray(image.convert("RGB")))
+    rgb = Image.new("RGB", image.size)
+    for top, strip in _rgb_strips(image):
+        rgb.paste(strip, (0, top))
+    return rgb
+
+
+def _copy_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the RGB pixels; np.array would hold a panorama's three times on the way."""
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _rgb_strips(image):
+        pixels[top : top + strip.height] = np.asarray(strip)
+    return pixels
+
+
+def _rgb_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yields strips of a picture from above, and the line where each begins."""
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        yield top, strip.convert("RGB")
 
 
 def _without_exif(jpeg: bytes) -> bytes:
