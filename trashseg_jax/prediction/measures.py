@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from pycocotools import mask as mask_utils
 
 from trashseg_jax.data.pieces import count_pieces
@@ -21,23 +21,31 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
     that there is; `unsure` is the RLE of the pixels below `min_confidence`.
     """
     classes = segmented.classes
-    sums, unsure = np.zeros(256), np.empty(classes.shape, bool)
+    sums, unsure = np.zeros(256), np.empty(classes.shape, bool, "F")
     # In strips: float32 of a whole panorama would take more memory than all else.
     for top in range(0, len(classes), STRIP):
         rows = np.s_[top : top + STRIP]
         confidence = segmented.confidence[rows].astype(np.float32)
         sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
         unsure[rows] = confidence < min_confidence
+    # Columns first, as RLE counts: no class's mask is made a second time for it.
+    by_columns, counts = np.asfortranarray(classes), count_classes(classes)
     return {
         "height": classes.shape[0],
         "width": classes.shape[1],
         "confidence": round(float(sums.sum() / classes.size), 6),
         "classes": {
-            names[k]: _measure_class(classes == k, total=float(sums[k]))
-            for k in np.unique(classes).tolist()
+            names[k]: _measure_class(by_columns == k, total=float(sums[k]))
+            for k in np.flatnonzero(counts).tolist()
         },
         "unsure": to_rle(unsure),
     }
+
+
+def count_classes(classes: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "256"]:
+    """Returns the number of pixels of each value; bincount alone would make them all int64."""
+    strips = (classes[top : top + STRIP] for top in range(0, len(classes), STRIP))
+    return sum((np.bincount(s.ravel(), minlength=256) for s in strips), np.zeros(256, np.int64))
 
 
 def to_rle(mask: Bool[np.ndarray, "h w"]) -> Rle:
@@ -53,7 +61,7 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
 def _measure_class(mask: Bool[np.ndarray, "h w"], *, total: float) -> dict[str, Any]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
-    pieces = count_pieces(mask[top : bottom + 1, left : right + 1])
+    pieces = count_pieces(mask[top : bottom + 1, left : right + 1].T)
     return {
         "pixels": int(mask.sum()),
         "pieces": pieces,
