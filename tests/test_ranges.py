@@ -299,6 +299,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
             "config.eval.resolution='scaled' and config.eval.tta='flip': scaled images are",
         ),
         (
+            {"eval.tile_scale": 0.5},
+            "config.eval.tile_scale=0.5: only eval.scale='tile' reads it, and this is 'fit'",
+        ),
+        (
             {"data.train_labels": "labels"},
             "config.data.train_labels='labels': only data.format='masks' reads it",
         ),

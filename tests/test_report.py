@@ -28,6 +28,7 @@ def figures(**changes):
         "resolution": "original",
         "image_size": 64,
         "scale": "tile",
+        "tile_scale": 1.0,
         "tta": "flip",
         "warnings": [],
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
@@ -112,6 +113,11 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
     [
         ({"resolution": "scaled"}, "pixels of images scaled to 64"),
         ({}, "pixels of the photographs at their own size, in windows of 64, views: flip"),
+        (
+            {"tile_scale": 0.5},
+            "pixels of the photographs at their own size, in windows of 64 at 0.5 of their scale, "
+            "views: flip",
+        ),
         (
             {"scale": "fit", "tta": ""},
             "pixels of the photographs at their own size, scaled to 64",

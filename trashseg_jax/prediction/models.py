@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from trashseg_jax import inference, model_folder, model_sources, settings
 from trashseg_jax.configs import default
+from trashseg_jax.configs.ranges import RANGES
 from trashseg_jax.data import augment, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import read_json
@@ -38,8 +39,18 @@ class Model:
         return sha.hexdigest()[:16]
 
     def segmenter(
-        self, *, scale: str, tta: tuple[str, ...], batch_size: int, keep_probs: bool
+        self,
+        *,
+        scale: str,
+        tile_scale: float,
+        tta: tuple[str, ...],
+        batch_size: int,
+        keep_probs: bool,
     ) -> inference.Segmenter:
+        """Raises InputError for options out of their ranges, or at odds with each other."""
+        rule = RANGES["eval.tile_scale"]
+        if not rule.holds(tile_scale):
+            raise InputError(f"tile_scale={tile_scale}: must be {rule.says}")
         return inference.Segmenter(
             self.network,
             self.variables,
@@ -47,6 +58,7 @@ class Model:
             num_classes=len(self.classes),
             image_size=self.image_size,
             scale=scale,
+            tile_scale=tile_scale,
             tta=tta,
             batch_size=batch_size,
             keep_probs=keep_probs,

@@ -12,6 +12,7 @@ from PIL import Image
 from trashseg_jax.data.photos import read_pixels, to_pixels
 from trashseg_jax.errors import InputError
 from trashseg_jax.prediction import models
+from trashseg_jax.prediction.measures import count_classes
 from trashseg_jax.prediction.overlay import draw_overlay
 
 
@@ -28,7 +29,7 @@ class Prediction:
 
     def shares(self) -> dict[str, float]:
         """Returns the share of the pixels of each class."""
-        counts = np.bincount(self.classes.ravel(), minlength=len(self.names)) / self.classes.size
+        counts = count_classes(self.classes)[: len(self.names)] / self.classes.size
         return dict(zip(self.names, counts.tolist(), strict=True))
 
     def overlay(self) -> Image.Image:
@@ -52,11 +53,14 @@ class Predictor:
         model: str | Path,
         *,
         scale: str = "fit",
+        tile_scale: float = 1.0,
         tta: tuple[str, ...] = (),
         checkpoint: str = "latest",
     ):
         self._model = models.load(Path(model).expanduser(), checkpoint=checkpoint)
-        self._segmenter = self._model.segmenter(scale=scale, tta=tta, batch_size=1, keep_probs=True)
+        self._segmenter = self._model.segmenter(
+            scale=scale, tile_scale=tile_scale, tta=tta, batch_size=1, keep_probs=True
+        )
         self._lock = threading.Lock()
 
     @property
