@@ -92,6 +92,8 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # fit: the longer side is scaled to data.image_size; tile: overlapping windows of that
             # size at the photograph's own scale.
             "scale": "fit",
+            # Of tile: the factor by which a photograph is scaled before its windows are cut.
+            "tile_scale": 1.0,
             "tta": "",  # views whose probabilities are averaged: "flip", "scales", "flip,scales"
             "checkpoint": "latest",  # best: by mIoU; or the step of one
             "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG

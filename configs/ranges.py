@@ -165,6 +165,7 @@ RANGES: dict[str, Rule] = {
     "eval.split": OneOf(("train", "val")),
     "eval.resolution": OneOf(("original", "scaled")),
     "eval.scale": OneOf(("fit", "tile")),
+    "eval.tile_scale": Number(at_least=0.05, at_most=10),
     "eval.tta": Text(
         'flip, scales, both with a comma between, or ""', r"(flip|scales|flip,scales)?"
     ),
@@ -463,6 +464,15 @@ def _check_resolution(config: Config) -> None:
             )
 
 
+def _check_tile_scale(config: Config) -> None:
+    scale, factor = config.eval.scale, config.eval.tile_scale
+    if scale != "tile" and factor != 1:
+        raise InputError(
+            f"config.eval.tile_scale={factor}: only eval.scale='tile' reads it, and this is "
+            f"{scale!r}; leave it at 1.0"
+        )
+
+
 AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_length,
     _check_warmup,
@@ -483,4 +493,5 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_pixels,
     _check_tversky,
     _check_resolution,
+    _check_tile_scale,
 )

@@ -1,10 +1,16 @@
 """From photographs of any size to classes: laws of fitting, tiles, views and blocks."""
 
+from functools import partial
+from unittest import mock
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from trashseg_jax import inference
 from trashseg_jax.data import augment, scaling
@@ -32,9 +38,12 @@ def photos(sizes=SIZES, seed=0):
 
 
 def segmenter(model=None, variables=None, **options):
-    defaults = {"num_classes": 3, "image_size": 64, "scale": "fit", "tta": (), "batch_size": 4}
+    defaults = {"num_classes": 3, "image_size": 64, "scale": "fit", "tile_scale": 1.0, "tta": ()}
     return inference.Segmenter(
-        model or Colours(), variables or {}, normalize=NORMALIZE, **{**defaults, **options}
+        model or Colours(),
+        variables or {},
+        normalize=NORMALIZE,
+        **{**defaults, "batch_size": 4, **options},
     )
 
 
@@ -133,6 +142,49 @@ def test_tiles_blend_the_windows_of_a_network_by_their_weights(network):
     assert_decided(next(found.segment(iter([image]))), probs, probs)
 
 
+@pytest.mark.parametrize("factor", [0.3, 0.75, 1.7])
+def test_tiles_at_another_scale_are_those_of_the_scaled_photograph_scaled_back(network, factor):
+    """Windows of the photograph that Pillow scales; probabilities back by jax.image.resize."""
+    for image in photos(((75, 110), (1, 3), (130, 51))):
+        size = scaling.scaled_size(image.shape[:2], factor)
+        small = scaling.scale_lines(image, size, top=0, bottom=size[0])
+        options = {"num_classes": 11, "scale": "tile", "keep_probs": True}
+        probs = next(segmenter(*network, **options).segment(iter([small]))).probs
+        shape = (*image.shape[:2], 11)
+        scaled = jax.image.resize(probs.astype(np.float32), shape, "linear", antialias=False)
+        found = next(segmenter(*network, tile_scale=factor, **options).segment(iter([image])))
+        np.testing.assert_allclose(found.probs, scaled, atol=5e-3)  # a grey level rounds otherwise
+        np.testing.assert_allclose(found.confidence, found.probs.max(-1), atol=1e-3)
+
+
+@given(
+    *(st.tuples(st.integers(1, 40), st.integers(1, 12)) for _ in range(2)),
+    st.lists(st.integers(1, 9), min_size=1),
+    st.integers(1, 7),
+)
+def test_probabilities_that_come_in_lines_are_scaled_as_the_whole(old, new, cuts, lines):
+    """In any strips, to larger and smaller sizes: by np.interp, one axis after the other."""
+    probs = np.random.default_rng(0).random((*old, 2)).astype(np.float32)
+    places = [at for at in np.cumsum(cuts).tolist() if at < old[0]]
+    whole = np.full((*new, 2), np.nan, np.float32)
+    with mock.patch.object(inference, "LINES", lines):
+        parts = iter(np.split(probs, places))
+        for top, part in inference.scale_probs(parts, old=old, new=new):
+            assert np.isnan(whole[top : top + len(part)]).all()  # none comes twice
+            whole[top : top + len(part)] = part
+    expected = probs
+    for axis in (0, 1):
+        centres = (np.arange(new[axis]) + 0.5) * (old[axis] / new[axis]) - 0.5
+        line = partial(np.interp, centres, np.arange(old[axis]))
+        expected = np.apply_along_axis(line, axis, expected)
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+
+
+def test_a_scale_of_tiles_is_refused_where_there_are_none():
+    with pytest.raises(InputError, match=r"tile_scale=0\.5: only scale='tile' reads it"):
+        segmenter(tile_scale=0.5)
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 56, 57, 100, 1000])
 def test_weights_of_windows_sum_to_one_everywhere(length):
     starts, weights = inference.tile_axis(length, 32)
@@ -164,6 +216,29 @@ def test_unknown_view_is_refused():
 
 
 # On the host.
+
+
+@given(
+    *(st.tuples(st.integers(1, 40), st.integers(1, 20)) for _ in range(2)),
+    st.tuples(st.integers(0, 39), st.integers(1, 40)),
+    st.integers(1, 50),
+)
+def test_lines_of_a_scaled_photograph_are_those_that_pillow_makes_of_the_whole(
+    old, new, part, strip
+):
+    """To the last bit all of them, as one resize of floats; those of a part within rounding."""
+    image = np.random.default_rng(0).integers(0, 256, (*old, 3)).astype(np.uint8)
+    planes = [Image.fromarray(image[..., i].astype(np.float32)) for i in range(3)]
+    scaled = [np.asarray(p.resize(new[::-1], Image.Resampling.BILINEAR)) for p in planes]
+    expected = np.stack(scaled, -1)
+    top = min(part[0], new[0] - 1)
+    bottom = min(top + part[1], new[0])
+    with mock.patch.object(scaling, "STRIP", strip):
+        whole = scaling.scale_lines(image, new, top=0, bottom=new[0])
+        lines = scaling.scale_lines(image, new, top=top, bottom=bottom)
+    np.testing.assert_array_equal(whole, np.clip(np.rint(expected), 0, 255))
+    assert lines.shape == (bottom - top, new[1], 3)
+    assert np.abs(lines - expected[top:bottom]).max() <= 0.502
 
 
 @pytest.mark.parametrize("side", [32, 150])

@@ -67,11 +67,19 @@ def config_of(tiny_config, **changes):
 
 
 @pytest.mark.parametrize(
-    ("scale", "tta"), [("fit", ""), ("fit", "flip"), ("tile", ""), ("tile", "flip")]
+    ("scale", "tile_scale", "tta"),
+    [
+        ("fit", 1.0, ""),
+        ("fit", 1.0, "flip"),
+        ("tile", 1.0, ""),
+        ("tile", 1.0, "flip"),
+        ("tile", 0.6, ""),
+    ],
 )
-def test_evaluation_counts_the_classes_that_prediction_writes(tiny_config, scale, tta):
+def test_evaluation_counts_the_classes_that_prediction_writes(tiny_config, scale, tile_scale, tta):
     """Pixel for pixel, against the labels at full size; filling rows count nowhere."""
-    config = config_of(tiny_config, **{"eval.scale": scale, "eval.tta": tta})
+    changes = {"eval.scale": scale, "eval.tile_scale": tile_scale, "eval.tta": tta}
+    config = config_of(tiny_config, **changes)
     made, labels = records()
     found = score(config, made, resolution="original")
     segmenter = inference.Segmenter(
@@ -81,6 +89,7 @@ def test_evaluation_counts_the_classes_that_prediction_writes(tiny_config, scale
         num_classes=3,
         image_size=32,
         scale=scale,
+        tile_scale=tile_scale,
         tta=evaluate.tta_names(config),
         batch_size=1,
     )

@@ -70,6 +70,23 @@ def test_pixels_are_upright_whatever_the_camera_noted(tmp_path, orientation):
         np.testing.assert_array_equal(photos.to_pixels(image), expected)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK"])
+@pytest.mark.parametrize("strip", [1, 7, 256])
+def test_pixels_are_those_that_pillow_converts_at_once(tmp_path, monkeypatch, mode, strip):
+    monkeypatch.setattr(photos, "STRIP", strip)
+    image = Image.fromarray(SMOOTH).convert("RGB" if mode == "LA" else mode).convert(mode)
+    np.testing.assert_array_equal(photos.to_pixels(image), np.asarray(image.convert("RGB")))
+    path = tmp_path / "a.tif"
+    image.save(path)
+    np.testing.assert_array_equal(photos.read_pixels(path), np.asarray(image.convert("RGB")))
+    assert photos.count_pixels(path) == 10 * 15
+
+
+def test_no_pixels_are_counted_where_no_image_is(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no jpeg")
+    assert photos.count_pixels(tmp_path / "a.jpg") == photos.count_pixels(tmp_path / "b.jpg") == 0
+
+
 def test_a_jpeg_without_its_end_marker_is_refused_even_if_pillow_reads_it(tmp_path):
     data = GOOD_JPEG[:-2] + bytes(64)
     Image.open(io.BytesIO(data)).load()  # raises nothing

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from trashseg_jax import (
     steps,
     train,
 )
+from trashseg_jax.ahead import map_ahead
 from trashseg_jax.configs import default
 from trashseg_jax.data import taxonomy
 from trashseg_jax.devices import compiling
@@ -84,7 +87,7 @@ def command(model, photos, tmp_path, monkeypatch):
         flags.FLAGS.unparse_flags()
         for name in ("input", "output", "model", "shard", "merge", "dataset", "submission"):
             flags.FLAGS[name].unparse()
-        for name in ("probs", "min_confidence", "val_fraction", "tta", "scale"):
+        for name in ("probs", "min_confidence", "val_fraction", "tta", "scale", "tile_scale"):
             flags.FLAGS[name].unparse()
         flags.FLAGS(["predict", *arguments])
         return predict.main(["predict"])
@@ -94,7 +97,7 @@ def command(model, photos, tmp_path, monkeypatch):
 
 def expected(model, path):
     """The classes of a photograph, by the engine itself, in the command's batches."""
-    segmenter = model.segmenter(scale="fit", tta=(), batch_size=8, keep_probs=False)
+    segmenter = model.segmenter(scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False)
     (found,) = segmenter.segment(iter([np.array(Image.open(path).convert("RGB"))]))
     return found
 
@@ -124,7 +127,9 @@ def test_one_photograph_costs_the_network_and_three_small_programs(command, mode
         assert command(source=photos / "a.png") == 0
         expected = ["<lambda>", "_take", "resize_block", "decide_logits"]
         assert programs(caplog) == expected
-        segmenter = model.segmenter(scale="fit", tta=(), batch_size=8, keep_probs=False)
+        segmenter = model.segmenter(
+            scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False
+        )
         for size in [(40, 56), (41, 64), (64, 35)]:
             list(segmenter.segment(iter([np.zeros((*size, 3), np.uint8)])))
         assert programs(caplog) == ["<lambda>"]  # of the new segmenter
@@ -189,6 +194,28 @@ def test_another_option_or_model_redoes_all_and_says_so(command, model, tmp_path
     command("--min_confidence=0.3")
     model.variables["params"]["head"] = before
     assert re.search("redone: model was .{16}, is", capsys.readouterr().out)
+
+
+def test_a_mask_at_another_scale_has_the_engines_classes(command, model, photos, tmp_path, capsys):
+    command("--scale=tile")
+    command("--scale=tile", "--tile_scale=0.5")
+    assert "redone: tile_scale was 1.0, is 0.5" in capsys.readouterr().out
+    segmenter = model.segmenter(
+        scale="tile", tile_scale=0.5, tta=(), batch_size=4, keep_probs=False
+    )
+    image = np.array(Image.open(photos / "a.png").convert("RGB"))
+    (found,) = segmenter.segment(iter([image]))
+    np.testing.assert_array_equal(read_mask(tmp_path / "out/masks/a.png"), found.classes)
+
+
+def test_an_older_versions_outputs_are_not_merged(command, tmp_path):
+    command()
+    path = tmp_path / "out/manifest.json"
+    content = json.loads(path.read_text())
+    del content["options"]["tile_scale"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="is of another version; predict again"):
+        command("--merge", source="")
 
 
 def test_a_bad_photograph_is_named_and_the_others_are_done(command, photos, tmp_path, capsys):
@@ -446,17 +473,17 @@ def test_few_photographs_wait_in_memory(model, tmp_path, monkeypatch):
     read, given = [], 0
     photos = [inputs.Photo(tmp_path / f"{i}.png", f"{i}.png", str(i), i, "") for i in range(20)]
 
-    def fake_read(photo):
+    def fake_read(photo, see):
         read.append(photo)
-        return job.Read(photo, [], np.zeros((2, 2, 3), np.uint8), "")
+        return job.Read(photo, [], np.zeros((2, 2, 3), np.uint8), ""), None
 
     class Slow(inference.Segmenter):
         def __init__(self):
             pass
 
-        def segment(self, images):
+        def segment_seen(self, photos):
             nonlocal given
-            for _ in images:
+            for _ in photos:
                 given += 1
                 assert len(read) <= given + 3
                 yield Segmented(np.zeros((2, 2), np.uint8), np.ones((2, 2), np.float16), None)
@@ -471,6 +498,42 @@ def test_few_photographs_wait_in_memory(model, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "_read", fake_read)
     job.predict_photos(photos, Slow(), Nowhere(), threads=2)
     assert given == 20
+
+
+@pytest.mark.parametrize(("threads", "most"), [(2, 100), (4, 7), (4, 1)])
+def test_photographs_at_work_together_have_few_pixels(threads, most):
+    """No more than `most`; a photograph that has more by itself is worked on alone."""
+    pixels, busy, lock = [3, 1, 5, 2, 2, 2, 9, 1, 3, 3, 4, 1, 1], [], threading.Lock()
+
+    def work(place):
+        with lock:
+            busy.append(pixels[place])
+            assert sum(busy) <= most or len(busy) == 1
+        time.sleep(0.002)
+        with lock:
+            busy.remove(pixels[place])
+        return place
+
+    options = {"threads": threads, "weigh": lambda place: pixels[place], "at_most": most}
+    assert list(map_ahead(work, range(len(pixels)), **options)) == list(range(len(pixels)))
+
+
+def test_an_overlay_of_the_shrunk_photograph_is_that_of_the_photograph():
+    rng = np.random.default_rng(0)
+    options = {"names": taxonomy.CLASSES, "palette": taxonomy.palette(11)}
+    for size in [(30, 41), (700, 500), (2, 1700), (3301, 60)]:
+        image, classes = rng.integers(0, 256, (*size, 3)), rng.integers(0, 11, size)
+        image, classes = image.astype(np.uint8), classes.astype(np.uint8)
+        whole = overlay.draw_overlay(image, classes, **options)
+        shrunk = overlay.draw_overlay(overlay.shrink_photo(image), classes, **options)
+        np.testing.assert_array_equal(np.asarray(shrunk), np.asarray(whole))
+
+
+def test_classes_are_counted_as_bincount_counts_them(monkeypatch):
+    monkeypatch.setattr(measures, "STRIP", 3)
+    classes = np.random.default_rng(0).integers(0, 256, (10, 70)).astype(np.uint8)
+    expected = np.bincount(classes.ravel(), minlength=256)
+    np.testing.assert_array_equal(measures.count_classes(classes), expected)
 
 
 def test_an_rle_reads_back():
@@ -535,6 +598,8 @@ def test_the_command_predicts_without_tensorflow(run_folder, photos, tmp_path):
     [
         (["--scale=big"], "scale='?big"),
         (["--tta=wobble"], "wobble"),
+        (["--tile_scale=0.5"], "tile_scale=0.5: only scale='tile' reads it, and this is 'fit'"),
+        (["--scale=tile", "--tile_scale=0"], "tile_scale=0.0: must be a number from 0.05 to 10"),
         (["--shard=1/2", "--dataset=x"], "--submission and --dataset need all photographs"),
         (["--dataset={out}/a", "--val_fraction=0.9"], "val.json can't have a share of 4"),
         (["--dataset={photos}"], "holds other files"),

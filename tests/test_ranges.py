@@ -379,6 +379,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         ({"data.mix": "coco:a=0.5,coco:b=0.5"}, "the shares are 1 in all; they must be at most"),
         ({"data.mix": "coco:a=0.2,taco:a=0.2"}, "config.data.mix names taco:a twice; give it one"),
         (
+            {"eval.tile_scale": 0.5},
+            "config.eval.tile_scale=0.5: only eval.scale='tile' reads it, and this is 'fit'",
+        ),
+        (
             {"data.train_labels": "labels"},
             "config.data.train_labels='labels': only data.format='masks' reads it",
         ),

@@ -28,6 +28,7 @@ def figures(**changes):
         "resolution": "original",
         "image_size": 64,
         "scale": "tile",
+        "tile_scale": 1.0,
         "tta": "flip",
         "warnings": [],
         **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
@@ -72,9 +73,10 @@ def test_balance_shows_alpha_and_shares_by_class():
 def test_balance_shows_the_objects_to_paste_where_any_are():
     shares = {"before": {"Battery": 0.021}, "after": {"Battery": 0.2}}
     derived = {"alpha": {"Battery": 1}, "image_shares": shares, "paste_objects": {"Battery": 63}}
+    derived["priors"] = {"Battery": 0.0005}
     title, line = format_balance(derived).splitlines()
-    assert title.endswith("as drawn  objects to paste")
-    assert line.endswith("20.0%                63")
+    assert title.endswith("pixels as drawn  objects to paste")
+    assert line.endswith("20.0%            0.05%                63")
 
 
 def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
@@ -121,6 +123,11 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
     [
         ({"resolution": "scaled"}, "pixels of images scaled to 64"),
         ({}, "pixels of the photographs at their own size, in windows of 64, views: flip"),
+        (
+            {"tile_scale": 0.5},
+            "pixels of the photographs at their own size, in windows of 64 at 0.5 of their scale, "
+            "views: flip",
+        ),
         (
             {"scale": "fit", "tta": ""},
             "pixels of the photographs at their own size, scaled to 64",

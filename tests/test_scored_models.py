@@ -174,7 +174,7 @@ def member(model):
     return inference.Member(model.network, model.variables, normalize, model.image_size)
 
 
-def segment(models, images, *, scale, tta):
+def segment(models, images, *, scale, tile_scale, tta):
     first, *others = map(member, models)
     segmenter = inference.Segmenter(
         first.model,
@@ -183,6 +183,7 @@ def segment(models, images, *, scale, tta):
         num_classes=11,
         image_size=first.image_size,
         scale=scale,
+        tile_scale=tile_scale,
         tta=tta,
         batch_size=4,
         keep_probs=True,
@@ -201,9 +202,19 @@ def two_models():
 
 
 @pytest.mark.parametrize(
-    ("scale", "tta"), [("fit", ("scales",)), ("tile", ()), ("tile", ("flip",))]
+    ("scale", "tile_scale", "tta"),
+    [
+        ("fit", 1.0, ("scales",)),
+        ("tile", 1.0, ()),
+        ("tile", 1.0, ("flip",)),
+        ("tile", 0.6, ()),
+        ("tile", 1.5, ("scales",)),
+    ],
 )
-def test_probabilities_are_the_mean_of_the_models_whatever_views_each_has(two_models, scale, tta):
+def test_probabilities_are_the_mean_of_the_models_whatever_views_each_has(
+    two_models, scale, tile_scale, tta
+):
+    shown = {"scale": scale, "tile_scale": tile_scale, "tta": tta}
     rng = np.random.default_rng(0)
     sizes = ((40, 56), (130, 50), (20, 20))
     images = [
@@ -212,8 +223,8 @@ def test_probabilities_are_the_mean_of_the_models_whatever_views_each_has(two_mo
         )
         for size in sizes
     ]
-    alone = [segment([model], images, scale=scale, tta=tta) for model in two_models]
-    together = segment(two_models, images, scale=scale, tta=tta)
+    alone = [segment([model], images, **shown) for model in two_models]
+    together = segment(two_models, images, **shown)
     for a, b, mean in zip(*alone, together, strict=True):
         expected = (a.probs.astype(float) + b.probs) / 2
         np.testing.assert_allclose(mean.probs, expected, atol=1e-3)  # float16

@@ -303,6 +303,7 @@ def build_original_scores(
             num_classes=num_classes,
             image_size=config.data.image_size,
             scale=config.eval.scale,
+            tile_scale=config.eval.tile_scale,
             tta=tta_names(config),
             batch_size=config.eval.batch_size // jax.process_count(),
             others=others,
@@ -572,6 +573,7 @@ def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
         "resolution": resolution,
         "image_size": config.data.image_size,
         "scale": config.eval.scale if own else "fit",
+        "tile_scale": config.eval.tile_scale if own else 1.0,
         "tta": config.eval.tta if own else "",
     }
 

@@ -19,11 +19,13 @@ from jaxtyping import Array, Float, Float16, Int32, UInt8
 from trashseg_jax.ahead import batched, map_ahead, one_behind
 from trashseg_jax.data import scaling
 from trashseg_jax.devices.compiling import compiler_options
+from trashseg_jax.errors import InputError
 from trashseg_jax.settings import choose
 
 SCALINGS = ("fit", "tile")  # what `eval.scale` may be
 TTA = ("flip", "scales")  # what `eval.tta` may name
 SCALES = (1.0, 0.75, 1.25)  # of "scales"; the first is the plain one
+LINES = 32  # of probabilities that are scaled, or averaged, at a time
 BLOCK = 512  # pixels of the output, about, that a device works on at a time
 IN_FLIGHT = 4  # blocks that may wait for the device, or for being fetched
 OVERLAP = 0.25  # share of a window's side that the next one covers too
@@ -65,13 +67,16 @@ class Fitted(NamedTuple):
     valid: tuple[Size, ...]
 
 
+Seen = Any  # Fitted, or, where the network is shown windows of it, the photograph u8[h,w,3]
+
+
 class Segmenter:
     """Segments photographs with a model's `variables`, on the devices that these lie on.
 
     `scale` "fit" scales a photograph's longer side to `image_size`, and the logits back. "tile"
-    shows the network overlapping windows of `image_size` at the photograph's own scale. `tta`,
-    names of TTA, averages the probabilities of several views. Variables on the host go to all
-    devices of this process.
+    shows the network overlapping windows of `image_size` of the photograph at `tile_scale` times
+    its own scale. `tta`, names of TTA, averages the probabilities of several views. Variables on
+    the host go to all devices of this process.
 
     With `others` it averages the probabilities of several models, each fed at its own size and each
     with the same weight; the first one's size is the segmenter's.
@@ -86,12 +91,19 @@ class Segmenter:
         num_classes: int,
         image_size: int,
         scale: str,
+        tile_scale: float,
         tta: tuple[str, ...],
         batch_size: int,
         keep_probs: bool = False,
         others: Sequence[Member] = (),
     ):
         self.tiles = choose("scale", scale, {name: name == "tile" for name in SCALINGS})
+        if tile_scale != 1 and not self.tiles:
+            raise InputError(
+                f"tile_scale={tile_scale}: only scale='tile' reads it, and this is {scale!r}; "
+                "leave it at 1.0"
+            )
+        self.tile_scale = tile_scale
         members = (Member(model, variables, normalize, image_size), *others)
         self.views = tuple(
             view._replace(member=place)
@@ -112,11 +124,19 @@ class Segmenter:
 
     def segment(self, images: Iterator[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[Segmented]:
         """Yields what each photograph shows, in their order."""
+        yield from self.segment_seen(map_ahead(self.see, images))
+
+    def see(self, image: UInt8[np.ndarray, "h w 3"]) -> Seen:
+        """Returns what `segment_seen` needs of a photograph; any thread may."""
+        return image if self.tiles else self.fit(image)
+
+    def segment_seen(self, photos: Iterator[Seen]) -> Iterator[Segmented]:
+        """Yields what each photograph shows, in their order."""
         if self.tiles:
-            yield from map(self.segment_tiles, images)
+            yield from map(self.segment_tiles, photos)
             return
         # The device works on a group while the one before is written.
-        groups = batched(map_ahead(self.fit, images), self.batch_size)
+        groups = batched(photos, self.batch_size)
         for group, logits in one_behind((group, self.view_logits(group)) for group in groups):
             yield from self.segment_fitted(group, logits)
 
@@ -196,7 +216,7 @@ class Segmenter:
         decide = decide_logits if len(self.views) == 1 else decide_probs
         return decide(scores, keep_probs=self.keep_probs)
 
-    # Windows at the photograph's own scale.
+    # Windows of the photograph at its own scale, or at a given part of it.
 
     def segment_tiles(self, image: UInt8[np.ndarray, "h w 3"]) -> Segmented:
         """Blends the probabilities of overlapping windows, one line of windows at a time.
@@ -209,23 +229,27 @@ class Segmenter:
         return self._blend_lines(image, turned=False)
 
     def _blend_lines(self, image: UInt8[np.ndarray, "h w 3"], *, turned: bool) -> Segmented:
-        whole, top = self._empty(image.shape[:2]), 0
-        lines = [self._member_lines(image, view, turned=turned) for view in self.plain_views]
-        for probs in mean_lines(lines):
+        whole = self._empty(image.shape[:2])
+        seen = scaling.scaled_size(image.shape[:2], self.tile_scale)
+        lines = [self._member_lines(image, seen, view, turned=turned) for view in self.plain_views]
+        for top, probs in scale_probs(mean_lines(lines), old=seen, new=image.shape[:2]):
             write(whole, (top, 0), decide_host(probs, keep_probs=self.keep_probs))
-            top += len(probs)
         return whole
 
     def _member_lines(
-        self, image: UInt8[np.ndarray, "h w 3"], plain: View, *, turned: bool
-    ) -> Iterator[Float[np.ndarray, "_ w k"]]:
-        """Yields a model's probabilities from the top on; the next ones overwrite the last."""
-        (height, width), side = image.shape[:2], plain.side
+        self, image: UInt8[np.ndarray, "h w 3"], seen: Size, plain: View, *, turned: bool
+    ) -> Iterator[Float[np.ndarray, "_ w2 k"]]:
+        """Yields a model's probabilities of the photograph scaled to `seen`, from the top on.
+
+        The next ones overwrite the last.
+        """
+        (height, width), side = seen, plain.side
         tops, row_weights = tile_axis(height, side)
         lefts, column_weights = tile_axis(width, side)
         strip = np.zeros((side, max(side, width), self.num_classes), np.float32)
         for top, following, weights in zip(tops, [*tops[1:], height], row_weights, strict=True):
-            windows = (image[top : top + side, left : left + side] for left in lefts)
+            lines = scaling.scale_lines(image, seen, top=top, bottom=min(top + side, height))
+            windows = (lines[:, left : left + side] for left in lefts)
             probs = self._window_probs(windows, plain, turned=turned)
             for left, columns, window in zip(lefts, column_weights, probs, strict=True):
                 strip[:, left : left + side] += window * np.outer(weights, columns)[..., None]
@@ -288,7 +312,7 @@ def mean_lines(
         return
     held = [next(lines) for lines in models]
     while all(map(len, held)):
-        count = min(map(len, held))
+        count = min(LINES, *map(len, held))
         yield np.asarray(np.mean([lines[:count] for lines in held], 0, dtype=np.float32))
         held = [lines[count:] for lines in held]
         # Only of those that are used up: the next ones take the others' place.
@@ -368,7 +392,7 @@ def resize_block(
     """
     size, corner = where
     rows, columns = (
-        _neighbours(corner[i] + jnp.arange(side), old=valid[i], new=size[i]) for i in (0, 1)
+        _neighbours(corner[i] + jnp.arange(side), jnp, old=valid[i], new=size[i]) for i in (0, 1)
     )
     if flip:
         low, high, share = columns
@@ -381,11 +405,45 @@ def resize_block(
     return left + (lines[:, high] - left) * share[:, None]
 
 
-def _neighbours(places: Array, *, old: Array, new: Array) -> tuple[Array, Array, Array]:
+def _neighbours(places: Any, numpy: Any, *, old: Any, new: Any) -> tuple[Any, Any, Any]:
     """Returns the two old pixels around each new one's centre, and the second one's share."""
-    centre = jnp.clip((places + 0.5) * (old / new) - 0.5, 0, old - 1)
-    low = jnp.floor(centre).astype(jnp.int32)
-    return low, jnp.minimum(low + 1, old - 1), centre - low
+    centre = numpy.clip((places + 0.5) * (old / new) - 0.5, 0, old - 1)
+    low = numpy.floor(centre).astype(numpy.int32)
+    return low, numpy.minimum(low + 1, old - 1), (centre - low).astype(numpy.float32)
+
+
+def scale_probs(
+    blended: Iterator[Float[np.ndarray, "_ w k"]], *, old: Size, new: Size
+) -> Iterator[tuple[int, Float[np.ndarray, "_ w2 k"]]]:
+    """Yields where lines begin, and these: what comes in lines at a size, scaled to another.
+
+    As `resize_block` does it. Of the lines before it keeps the last one alone.
+    """
+    if old == new:
+        done = 0
+        for lines in blended:
+            yield done, lines
+            done += len(lines)
+        return
+    low, high, share = _neighbours(np.arange(new[0]), np, old=old[0], new=new[0])
+    columns = _neighbours(np.arange(new[1]), np, old=old[1], new=new[1])
+    done = reached = 0
+    kept: list[np.ndarray] = []
+    for lines in blended:
+        first = reached - len(kept)
+        lines = np.concatenate([*kept, lines])
+        reached = first + len(lines)
+        ready = int(np.searchsorted(high, reached))  # the others' second lines are still to come
+        for top in range(done, ready, LINES):
+            at = np.s_[top : min(top + LINES, ready)]
+            above, below = lines[low[at] - first], lines[high[at] - first]
+            yield top, _between(above + (below - above) * share[at, None, None], *columns)
+        done, kept = ready, [lines[-1:].copy()]
+
+
+def _between(lines: np.ndarray, low: np.ndarray, high: np.ndarray, share: np.ndarray):
+    left = lines[:, low]
+    return left + (lines[:, high] - left) * share[:, None]
 
 
 @jax.jit

@@ -28,8 +28,13 @@ INPUT = flags.DEFINE_multi_string(
 OUTPUT = flags.DEFINE_string("output", None, "The folder to write into.", allow_override=True)
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Of a run: latest, best, or a step.")
 SCALE = flags.DEFINE_string("scale", "fit", "fit: the longer side to the training size; or tile.")
+TILE_SCALE = flags.DEFINE_float(
+    "tile_scale", 1.0, "Of tile: the factor by which photographs are scaled before."
+)
 TTA = flags.DEFINE_list("tta", [], "Average the probabilities over these: flip, scales.")
-PREDICT_BATCH = flags.DEFINE_integer("batch_size", 8, "Images that the device takes at once.", 1)
+PREDICT_BATCH = flags.DEFINE_integer(
+    "batch_size", 0, "Images that the device takes at once; 0: 8, and 4 on CPUs.", 0
+)
 THREADS = flags.DEFINE_integer(
     "threads", 0, "Threads that read, and as many that write; 0: one a core, at most 8.", 0
 )
@@ -95,6 +100,7 @@ def predict(output: Path) -> list[str]:
     # Imported late: --help and a wrong flag answer at once.
     from trashseg_jax import folders
     from trashseg_jax.devices import program_cache
+    from trashseg_jax.devices.compiling import on_cpu
     from trashseg_jax.prediction import models
     from trashseg_jax.prediction.finish import finish
     from trashseg_jax.prediction.manifest import Manifest
@@ -107,14 +113,18 @@ def predict(output: Path) -> list[str]:
         program_cache.keep_programs()
     folders_of_models = [Path(name).expanduser() for name in MODEL.value]
     model, *others = models.load_all(folders_of_models, checkpoint=CHECKPOINT.value)
+    # On CPUs more of them are no faster, and memory is the machine's.
+    batch_size = PREDICT_BATCH.value or (4 if on_cpu() else 8)
     segmenter = model.segmenter(
         scale=SCALE.value,
+        tile_scale=TILE_SCALE.value,
         tta=tuple(TTA.value),
-        batch_size=PREDICT_BATCH.value,
+        batch_size=batch_size,
         keep_probs=PROBS.value,
         others=others,
     )
     job = Manifest(read_options(model, *others), photos)
+    del model, others  # the devices have a copy of their weights
     outputs = Outputs(output, job.options)
     with folders.explained(output, remedy):
         output.mkdir(parents=True, exist_ok=True)
@@ -162,6 +172,7 @@ def read_options(model: "Model", *others: "Model") -> "Options":
         classes=model.classes,
         palette=tuple(map(tuple, model.palette.tolist())),
         scale=SCALE.value,
+        tile_scale=TILE_SCALE.value,
         tta=tuple(TTA.value),
         probs=PROBS.value,
         min_confidence=MIN_CONFIDENCE.value,

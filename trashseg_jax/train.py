@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 # Options that the figures of given weights depend on.
 SCORING = (
     "data.image_size",
-    *(f"eval.{key}" for key in ("split", "common_share", "resolution", "scale", "tta")),
+    *(f"eval.{key}" for key in ("split", "common_share", "resolution")),
+    *(f"eval.{key}" for key in ("scale", "tile_scale", "tta")),
     "crf.",
     "loss.",
 )

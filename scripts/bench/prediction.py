@@ -50,12 +50,15 @@ def masks_phone(options: Options) -> Trial:
 
 def predict(options: Options, size: tuple[int, int], kind: type[outputs.Outputs]) -> Trial:
     model = models.load(write_model(options), checkpoint="latest")
-    segmenter = model.segmenter(scale="fit", tta=(), batch_size=options.batch, keep_probs=False)
+    segmenter = model.segmenter(
+        scale="fit", tile_scale=1.0, tta=(), batch_size=options.batch, keep_probs=False
+    )
     described = outputs.Options(
         model=model.digest(),
         classes=model.classes,
         palette=tuple(map(tuple, model.palette.tolist())),
         scale="fit",
+        tile_scale=1.0,
         tta=(),
         probs=False,
         min_confidence=0.5,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ with contextlib.suppress(ImportError):
     IMAGE_FORMATS = (*IMAGE_FORMATS, "HEIF")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 EXIF_ORIENTATION = 0x0112
+STRIP = 256  # lines that are converted at a time
 
 
 def read_photo(path: Path, *, upright: bool) -> tuple[tuple[int, int], bytes]:
@@ -46,13 +48,23 @@ def read_pixels(path: Path) -> UInt8[np.ndarray, "h w 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of many pixels
             image = Image.open(io.BytesIO(encode(image, "JPEG")))
-    # No conversion where there is none to do: that would copy a panorama.
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return _copy_pixels(image)
 
 
 def to_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the upright RGB pixels of an image that is open."""
-    return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    return _copy_pixels(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def count_pixels(path: Path) -> int:
+    """Returns how many pixels the header of an image's file announces, 0 where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
+                return image.width * image.height
+    except Exception:  # which `read_photo` will explain
+        return 0
 
 
 def is_turned(path: Path) -> bool:
@@ -128,8 +140,9 @@ def _decode(data: bytes, upright: bool) -> _Photo:
         plain = is_jpeg and _jpeg_frame(data) in (0xC0, 0xC1, 0xC2)
         if plain and image.mode in ("RGB", "L") and not (rotated and upright):
             return _Photo(image, _without_exif(data) if rotated else data, "JPEG")
-        pixels = _to_rgb(ImageOps.exif_transpose(image) if upright else image)
-    return _Photo(pixels, b"", "JPEG" if is_jpeg else "PNG")
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+        return _Photo(_to_rgb(image), b"", "JPEG" if is_jpeg else "PNG")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -138,7 +151,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))  # 65535 to 255
     elif image.mode in ("I", "F"):
         raise InputError(f"has pixels of type {image.mode}; save it with 8 or 16 bits per channel")
-    return Image.fromarray(np.asarray(image.convert("RGB")))
+    rgb = Image.new("RGB", image.size)
+    for top, strip in _rgb_strips(image):
+        rgb.paste(strip, (0, top))
+    return rgb
+
+
+def _copy_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the RGB pixels; np.array would hold a panorama's three times on the way."""
+    image.load()
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top, strip in _rgb_strips(image):
+        pixels[top : top + strip.height] = np.asarray(strip)
+    return pixels
+
+
+def _rgb_strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yields strips of a picture from above, and the line where each begins."""
+    for top in range(0, image.height, STRIP):
+        strip = image.crop((0, top, image.width, min(top + STRIP, image.height)))
+        yield top, strip.convert("RGB")
 
 
 def _without_exif(jpeg: bytes) -> bytes:

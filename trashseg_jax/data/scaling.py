@@ -1,14 +1,16 @@
 """Scales photographs and labels on the host as pipeline.py does, without TensorFlow."""
 
 import io
+import math
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
 Size = tuple[int, int]  # height, width
+STRIP = 256  # lines that are floats at a time
 
 
 def decode_photo(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -18,18 +20,49 @@ def decode_photo(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 def fit_photo(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "H W 3"]:
     """Scales the longer side to `side`, with antialiasing, and does not pad."""
-    height, width = size = fitted_size(image.shape[:2], side)
+    size = fitted_size(image.shape[:2], side)
     if image.shape[:2] == size:
         return image
-    # As floats: of bytes Pillow rounds rows and columns each.
-    channels = [
-        Image.fromarray(image[..., i].astype(np.float32)).resize(
-            (width, height), Image.Resampling.BILINEAR
-        )
-        for i in range(3)
-    ]
-    scaled = np.stack([np.asarray(channel) for channel in channels], -1)
+    return scale_lines(image, size, top=0, bottom=size[0])
+
+
+def scale_lines(
+    image: UInt8[np.ndarray, "h w 3"], size: Size, *, top: int, bottom: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the lines from `top` to `bottom` of the photograph scaled to `size`.
+
+    Bilinear with antialiasing: Pillow's, and its two passes, columns first. These take the
+    photograph in strips, so that it never lies in memory as floats.
+    """
+    if image.shape[:2] == size:
+        return image[top:bottom]
+    (height, _), (lines, width) = image.shape[:2], size
+    begin, end = top * height / lines, bottom * height / lines
+    reach = max(height / lines, 1) + 1  # the filter's, in lines of the photograph
+    first, last = max(int(begin - reach), 0), min(math.ceil(end + reach), height)
+    strips = range(first, last, STRIP)
+    narrow = np.concatenate([_scale_columns(image[at:last][:STRIP], width) for at in strips], 1)
+    box = (0, begin - first, width, end - first)
+    scaled = np.stack([_resize(plane, (width, bottom - top), box) for plane in narrow], -1)
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def _scale_columns(
+    lines: UInt8[np.ndarray, "h w 3"], width: int
+) -> Float32[np.ndarray, "3 h {width}"]:
+    # As floats: of bytes Pillow rounds rows and columns each.
+    planes = (lines[..., i].astype(np.float32) for i in range(3))
+    return np.stack([_resize(plane, (width, len(lines)), None) for plane in planes])
+
+
+def _resize(plane, size, box):
+    return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR, box))
+
+
+def scaled_size(size: Size, factor: float) -> Size:
+    """Returns the height and width of an image that is scaled by a factor."""
+    height, width = (max(round(length * factor), 1) for length in size)
+    return height, width
 
 
 def fitted_size(size: Size, side: int) -> Size:

@@ -2,27 +2,31 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trashseg_jax import inference
 from trashseg_jax.ahead import map_ahead
-from trashseg_jax.data.photos import read_pixels
+from trashseg_jax.data.photos import count_pixels, read_pixels
 from trashseg_jax.errors import InputError
 from trashseg_jax.prediction.inputs import Photo
 from trashseg_jax.prediction.outputs import Outputs, fingerprint
+from trashseg_jax.prediction.overlay import shrink_photo
 from trashseg_jax.prediction.progress import Progress
 
 NOTHING = np.zeros((0, 0, 3), np.uint8)
+# Of the photographs that are read at a time, and of those that are written: one panorama.
+MOST_PIXELS = 100_000_000
 
 
 class Read(NamedTuple):
     photo: Photo
     file: list[int]  # see outputs.fingerprint
-    image: np.ndarray  # u8[h,w,3], of no pixels where there is a fault
+    picture: np.ndarray  # u8[h,w,3], as small as the overlay
     fault: str
 
 
@@ -31,33 +35,48 @@ def predict_photos(
 ) -> None:
     """Writes the files of each photograph; of a bad one a record that says what is wrong.
 
-    At most `threads` photographs more than the device takes at once wait on either side of it.
+    At most `threads` photographs more than the device takes at once wait on either side of it,
+    fewer where these have more than MOST_PIXELS together.
     """
     fed: collections.deque[Read] = collections.deque()
 
-    def images(reads: Iterator[Read], progress: Progress) -> Iterator[np.ndarray]:
-        for read in reads:
+    def views(reads: Iterator[tuple[Read, inference.Seen]], bar: Progress) -> Iterator[Any]:
+        for read, seen in reads:
             if read.fault:
                 outputs.write_fault(read.photo, read.fault)
-                progress.write(f"warning: {read.fault}")
-                progress.add()
+                bar.write(f"warning: {read.fault}")
+                bar.add()
                 continue
             fed.append(read)
-            yield read.image
+            yield seen
+            del seen  # while the next one is waited for, its pixels may go
 
-    reading = contextlib.closing(map_ahead(_read, photos, threads=threads))
+    ahead = map_ahead(
+        partial(_read, see=segmenter.see),
+        photos,
+        threads=threads,
+        weigh=lambda photo: count_pixels(photo.path),
+        at_most=MOST_PIXELS,
+    )
+    reading = contextlib.closing(ahead)
     with reading as reads, _threads(threads) as writers, Progress(len(photos)) as bar:
-        writing: collections.deque[Future[None]] = collections.deque()
-        for found in segmenter.segment(images(reads, bar)):
-            read = fed.popleft()
-            writing.append(writers.submit(outputs.write, read.photo, read.image, found, read.file))
-            del read, found  # the pixels go when they are written
-            while len(writing) > threads or (writing and writing[0].done()):
-                writing.popleft().result()
+        writing: collections.deque[tuple[Future[None], int]] = collections.deque()
+        for found in segmenter.segment_seen(views(reads, bar)):
+            read, pixels = fed.popleft(), found.classes.size
+            while writing and (writing[0][0].done() or _is_full(writing, pixels, threads)):
+                writing.popleft()[0].result()
                 bar.add()
+            writes = writers.submit(outputs.write, read.photo, read.picture, found, read.file)
+            writing.append((writes, pixels))
+            del read, found  # the pixels go when they are written
         while writing:
-            writing.popleft().result()
+            writing.popleft()[0].result()
             bar.add()
+
+
+def _is_full(writing: Sequence[tuple[Any, int]], pixels: int, threads: int) -> bool:
+    """Whether a photograph of so many pixels has to wait until others are written."""
+    return len(writing) >= threads or pixels + sum(count for _, count in writing) > MOST_PIXELS
 
 
 @contextlib.contextmanager
@@ -70,11 +89,13 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _read(photo: Photo) -> Read:
+def _read(photo: Photo, *, see: Callable[[np.ndarray], Any]) -> tuple[Read, Any]:
+    """Returns what a photograph's files need of it, and what the segmenter does."""
     file = fingerprint(photo.path)
     if photo.fault:
-        return Read(photo, file, NOTHING, f"{photo.path}: {photo.fault}")
+        return Read(photo, file, NOTHING, f"{photo.path}: {photo.fault}"), None
     try:
-        return Read(photo, file, read_pixels(photo.path), "")
+        image = read_pixels(photo.path)
     except InputError as error:
-        return Read(photo, file, NOTHING, str(error))
+        return Read(photo, file, NOTHING, str(error)), None
+    return Read(photo, file, shrink_photo(image), ""), see(image)

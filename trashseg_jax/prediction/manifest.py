@@ -1,5 +1,6 @@
 """manifest.json: the photographs of a job and what they are predicted with."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,8 @@ def read(folder: Path) -> Manifest:
                 "same --model, --input and options"
             )
     options = {k: _tuples(v) for k, v in contents[0]["options"].items()}
+    if options.keys() != {field.name for field in dataclasses.fields(Options)}:
+        raise InputError(f"--output={folder}: is of another version; predict again")
     photos = tuple(Photo(Path(path), *rest) for path, *rest in contents[0]["photos"])
     return Manifest(Options(**options), photos)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from pycocotools import mask as mask_utils
 
 from trashseg_jax.inference import Segmented
@@ -20,20 +20,20 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
     that there is; `unsure` is the RLE of the pixels below `min_confidence`.
     """
     classes = segmented.classes
-    sums, unsure = np.zeros(256), np.empty(classes.shape, bool)
-    # In strips: float32 of a whole panorama would take more memory than all else.
-    for top in range(0, len(classes), STRIP):
-        rows = np.s_[top : top + STRIP]
-        confidence = segmented.confidence[rows].astype(np.float32)
-        sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
-        unsure[rows] = confidence < min_confidence
+    sums, unsure = _measure_confidence(segmented, min_confidence=min_confidence)
     return {
         "height": classes.shape[0],
         "width": classes.shape[1],
         "confidence": round(float(sums.sum() / classes.size), 6),
         "classes": _measure_classes(classes, sums=sums, names=names),
-        "unsure": to_rle(unsure),
+        "unsure": unsure,
     }
+
+
+def count_classes(classes: UInt8[np.ndarray, "h w"]) -> Int64[np.ndarray, "256"]:
+    """Returns the number of pixels of each value; bincount alone would make them all int64."""
+    strips = (classes[top : top + STRIP] for top in range(0, len(classes), STRIP))
+    return sum((np.bincount(s.ravel(), minlength=256) for s in strips), np.zeros(256, np.int64))
 
 
 def to_rle(mask: Bool[np.ndarray, "h w"]) -> Rle:
@@ -46,20 +46,36 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
     return mask_utils.decode(coded)
 
 
+def _measure_confidence(
+    segmented: Segmented, *, min_confidence: float
+) -> tuple[Float64[np.ndarray, "256"], Rle]:
+    """Returns each class's sum of confidences, and the pixels below `min_confidence`."""
+    classes = segmented.classes
+    # Columns first, as RLE counts: the mask is not made a second time for it.
+    sums, unsure = np.zeros(256), np.empty(classes.shape, bool, "F")
+    # In strips: float32 of a whole panorama would take more memory than all else.
+    for top in range(0, len(classes), STRIP):
+        rows = np.s_[top : top + STRIP]
+        confidence = segmented.confidence[rows].astype(np.float32)
+        sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
+        unsure[rows] = confidence < min_confidence
+    return sums, to_rle(unsure)
+
+
 def _measure_classes(
     classes: UInt8[np.ndarray, "h w"], *, sums: Float64[np.ndarray, "256"], names: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the figures of each class that there is; `sums` are those of its confidences."""
     runs = find_runs(classes)
-    pixels = np.bincount(runs.classes, runs.ends - runs.starts, minlength=256).astype(int)
     pieces = count_pieces(runs)
     found = {}
-    for k in np.flatnonzero(pixels).tolist():
+    for k in np.flatnonzero(pieces).tolist():
         own = runs.of_class(k)
+        pixels = int((own.ends - own.starts).sum())
         found[names[k]] = {
-            "pixels": int(pixels[k]),
+            "pixels": pixels,
             "pieces": int(pieces[k]),
-            "confidence": round(float(sums[k] / pixels[k]), 6),
+            "confidence": round(float(sums[k] / pixels), 6),
             "box": measure_box(own),
             "rle": encode(own),
         }

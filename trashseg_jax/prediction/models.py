@@ -11,7 +11,9 @@ from jaxtyping import UInt8
 
 from trashseg_jax import inference, model_folder, settings
 from trashseg_jax.configs import default
+from trashseg_jax.configs.ranges import RANGES
 from trashseg_jax.data import augment, taxonomy
+from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import holds_model
 
 
@@ -39,12 +41,19 @@ class Model:
         self,
         *,
         scale: str,
+        tile_scale: float,
         tta: tuple[str, ...],
         batch_size: int,
         keep_probs: bool,
         others: Sequence["Model"] = (),
     ) -> inference.Segmenter:
-        """Returns what segments with this model, or with the mean of this one and `others`."""
+        """Returns what segments with this model, or with the mean of this one and `others`.
+
+        Raises InputError for options out of their ranges, or at odds with each other.
+        """
+        rule = RANGES["eval.tile_scale"]
+        if not rule.holds(tile_scale):
+            raise InputError(f"tile_scale={tile_scale}: must be {rule.says}")
         return inference.Segmenter(
             self.network,
             self.variables,
@@ -52,6 +61,7 @@ class Model:
             num_classes=len(self.classes),
             image_size=self.image_size,
             scale=scale,
+            tile_scale=tile_scale,
             tta=tta,
             batch_size=batch_size,
             keep_probs=keep_probs,

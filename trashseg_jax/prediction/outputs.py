@@ -29,6 +29,7 @@ class Options:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, ...], ...]
     scale: str
+    tile_scale: float
     tta: tuple[str, ...]
     probs: bool
     min_confidence: float
@@ -84,14 +85,15 @@ class Outputs:
         return all(path.exists() for path in [*wanted, *self._kept_probs(photo)])
 
     def write(
-        self, photo: Photo, image: UInt8[np.ndarray, "h w 3"], found: Segmented, file: list[int]
+        self, photo: Photo, picture: UInt8[np.ndarray, "_ _ 3"], found: Segmented, file: list[int]
     ) -> None:
         """Writes mask, overlay, probabilities where they are kept, and record.
 
-        `file` is the `fingerprint` from before the photograph was read.
+        `picture` is the photograph by `shrink_photo`, `file` its `fingerprint` from before it was
+        read.
         """
         names = self.options.classes
-        overlay = draw_overlay(image, found.classes, names=names, palette=self._colors)
+        overlay = draw_overlay(picture, found.classes, names=names, palette=self._colors)
         self._put(self.mask(photo), encode_mask(found.classes, palette=self._colors))
         self._put(self.overlay(photo), encode_jpeg(overlay))
         for path in self._kept_probs(photo):

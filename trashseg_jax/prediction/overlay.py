@@ -7,29 +7,43 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from trashseg_jax.prediction.measures import count_classes
+
 SIDES = (480, 1600)  # pixels: a shorter or longer one's is scaled, so that the legend can be read
 OPACITY = 0.5
 
 
 def draw_overlay(
-    image: UInt8[np.ndarray, "h w 3"],
+    image: UInt8[np.ndarray, "_ _ 3"],
     classes: UInt8[np.ndarray, "h w"],
     *,
     names: Sequence[str],
     palette: UInt8[np.ndarray, "k 3"],
 ) -> Image.Image:
-    """Returns the picture: outlines and tint of all but the background; below, who is who."""
-    height, width = classes.shape
+    """Returns the picture: outlines and tint of all but the background; below, who is who.
+
+    The photograph may be `shrink_photo`'s already.
+    """
+    photo = Image.fromarray(shrink_photo(image))
+    _tint(photo, _shrink(classes, Image.Resampling.NEAREST), palette=palette)
+    shares = count_classes(classes)[: len(names)] / classes.size
+    return _with_legend(photo, shares, names=names, palette=palette)
+
+
+def shrink_photo(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Returns the photograph at the overlay's size; another time nothing changes any more."""
+    return _shrink(image, Image.Resampling.BILINEAR)
+
+
+def _shrink(pixels: np.ndarray, resampling: Image.Resampling) -> np.ndarray:
+    height, width = pixels.shape[:2]
     factor = np.clip(max(width, height), *SIDES) / max(width, height)
     size = max(1, round(width * factor)), max(1, round(height * factor))
+    if size == (width, height):
+        return pixels
     # Thinned to two pixels for each, a panorama is not copied whole.
     step = max(1, int(0.5 / factor))
-    image, labels = image[::step, ::step], classes[::step, ::step]
-    photo = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    labels = np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
-    _tint(photo, labels, palette=palette)
-    shares = np.bincount(classes.ravel(), minlength=len(names))[: len(names)] / classes.size
-    return _with_legend(photo, shares, names=names, palette=palette)
+    return np.asarray(Image.fromarray(pixels[::step, ::step]).resize(size, resampling))
 
 
 def encode_jpeg(picture: Image.Image) -> bytes:

@@ -13,6 +13,7 @@ from PIL import Image
 from trashseg_jax.data.photos import read_pixels, to_pixels
 from trashseg_jax.errors import InputError
 from trashseg_jax.prediction import models
+from trashseg_jax.prediction.measures import count_classes
 from trashseg_jax.prediction.overlay import draw_overlay
 
 
@@ -29,7 +30,7 @@ class Prediction:
 
     def shares(self) -> dict[str, float]:
         """Returns the share of the pixels of each class."""
-        counts = np.bincount(self.classes.ravel(), minlength=len(self.names)) / self.classes.size
+        counts = count_classes(self.classes)[: len(self.names)] / self.classes.size
         return dict(zip(self.names, counts.tolist(), strict=True))
 
     def overlay(self) -> Image.Image:
@@ -54,6 +55,7 @@ class Predictor:
         model: str | Path | Sequence[str | Path],
         *,
         scale: str = "fit",
+        tile_scale: float = 1.0,
         tta: tuple[str, ...] = (),
         checkpoint: str = "latest",
     ):
@@ -61,7 +63,12 @@ class Predictor:
         folders = [Path(folder).expanduser() for folder in named]
         self._model, *others = models.load_all(folders, checkpoint=checkpoint)
         self._segmenter = self._model.segmenter(
-            scale=scale, tta=tta, batch_size=1, keep_probs=True, others=others
+            scale=scale,
+            tile_scale=tile_scale,
+            tta=tta,
+            batch_size=1,
+            keep_probs=True,
+            others=others,
         )
         self._lock = threading.Lock()
 

@@ -4,20 +4,21 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8
 from pycocotools import mask as mask_utils
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 STRIP = 256  # columns
+AT_A_TIME = 2**18  # runs whose pieces are numbered: a panorama in small pieces has millions
 Rle = dict[str, Any]  # {"size": [h, w], "counts": text}, as COCO's jsons have it
 
 
 class Runs(NamedTuple):
     """Runs down the columns, one column after the other; none goes on into the next column."""
 
-    starts: Int64[np.ndarray, "n"]  # places in the order of columns, as COCO counts them
-    ends: Int64[np.ndarray, "n"]  # behind the last pixel
+    starts: Int32[np.ndarray, "n"]  # places in the order of columns, as COCO counts them
+    ends: Int32[np.ndarray, "n"]  # behind the last pixel
     classes: UInt8[np.ndarray, "n"]
     size: tuple[int, int]  # height, width
 
@@ -33,7 +34,8 @@ def find_runs(classes: UInt8[np.ndarray, "h w"]) -> Runs:
         _find_in(classes[:, left : left + STRIP], left * height) for left in range(0, width, STRIP)
     ]
     begins, values = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Runs(begins, np.append(begins[1:], classes.size), values, (height, width))
+    ends = np.append(begins[1:], np.int32(classes.size))
+    return Runs(begins, ends, values, (height, width))
 
 
 def _find_in(classes: UInt8[np.ndarray, "h w"], before: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +44,7 @@ def _find_in(classes: UInt8[np.ndarray, "h w"], before: int) -> tuple[np.ndarray
     begins = np.ones(columns.shape, bool)
     np.not_equal(columns[:, 1:], columns[:, :-1], out=begins[:, 1:])
     places = np.flatnonzero(begins)
-    return places + before, columns.ravel()[places]
+    return (places + before).astype(np.int32), columns.ravel()[places]
 
 
 def measure_box(runs: Runs) -> list[int]:
@@ -55,13 +57,33 @@ def measure_box(runs: Runs) -> list[int]:
 
 def count_pieces(runs: Runs) -> Int64[np.ndarray, "256"]:
     """Returns how many connected pieces each class has; pixels that touch at a corner are one."""
-    number = len(runs.starts)
-    pairs = _touching(runs)
-    graph = coo_array((np.ones(len(pairs[0]), bool), pairs), (number, number))
-    pieces, piece_of = connected_components(graph, directed=False)
-    class_of = np.empty(pieces, np.uint8)
-    class_of[piece_of] = runs.classes
-    return np.bincount(class_of, minlength=256)
+    height, total = runs.size[0], len(runs.starts)
+    counts, first, known = np.zeros(256, np.int64), 0, np.zeros(0, np.int32)
+    for stop in range(AT_A_TIME, total + AT_A_TIME, AT_A_TIME):
+        part = Runs(*(array[first:stop] for array in runs[:3]), runs.size)
+        pieces = _number_pieces(part, known)
+        # Those known from the part before have been counted there.
+        counts += _count_numbers(pieces, part) - _count_numbers(known, part)
+        if stop < total:  # of a panorama in pieces: those that later runs may touch
+            begin = int(np.searchsorted(runs.ends, runs.starts[stop] - height))
+            first, known = begin, pieces[begin - first :]
+    return counts
+
+
+def _number_pieces(runs: Runs, known: Int32[np.ndarray, "m"]) -> Int32[np.ndarray, "n"]:
+    """Returns the number of each run's piece; first runs of one `known` number are of one piece."""
+    _, firsts, place = np.unique(known, return_index=True, return_inverse=True)
+    same = np.arange(len(known)), firsts[place]
+    pairs = tuple(map(np.concatenate, zip(same, _touching(runs), strict=True)))
+    total = len(runs.starts)
+    graph = coo_array((np.ones(len(pairs[0]), bool), pairs), (total, total))
+    return connected_components(graph, directed=False)[1]
+
+
+def _count_numbers(numbers: Int32[np.ndarray, "m"], runs: Runs) -> Int64[np.ndarray, "256"]:
+    """Returns of each class how many numbers its first runs have."""
+    _, firsts = np.unique(numbers, return_index=True)
+    return np.bincount(runs.classes[firsts], minlength=256)
 
 
 def _touching(runs: Runs) -> Sequence[Int64[np.ndarray, "m"]]:
@@ -86,7 +108,7 @@ def encode(runs: Runs) -> Rle:
     ends = runs.ends[np.append(apart, len(runs.ends) - 1)]
     total = runs.size[0] * runs.size[1]
     edges = np.append(np.stack([starts, ends], -1).ravel(), total if ends[-1] < total else [])
-    counts = np.diff(edges.astype(np.int64), prepend=0).tolist()
+    counts = np.diff(edges.astype(np.int64), prepend=0).astype(np.uint32)
     size = [int(n) for n in runs.size]
     rle: Any = mask_utils.frPyObjects({"size": size, "counts": counts}, *size)
     return {"size": size, "counts": rle["counts"].decode()}

@@ -59,11 +59,13 @@ def describe_scoring(figures: dict[str, Any]) -> str:
     if figures["resolution"] == "scaled":
         return f"pixels of images scaled to {figures['image_size']}"
     shown = {"fit": "scaled to", "tile": "in windows of"}[figures["scale"]]
+    factor = figures.get("tile_scale", 1.0)  # which runs of earlier versions have not
+    scaled = f" at {factor:g} of their scale" if factor != 1 else ""
     views = f", views: {figures['tta']}" if figures["tta"] else ""
     several = figures.get("models", [])[1:]  # the first one's size is the figures'
     sizes = dict.fromkeys([figures["image_size"], *(model["image_size"] for model in several)])
-    size = " and ".join(map(str, sizes))
-    return f"pixels of the photographs at their own size, {shown} {size}{views}"
+    seen = f"{shown} {' and '.join(map(str, sizes))}{scaled}{views}"
+    return f"pixels of the photographs at their own size, {seen}"
 
 
 def format_balance(derived: dict[str, Any]) -> str:
