@@ -8,9 +8,16 @@ from jaxtyping import Bool, Float64, UInt8
 from pycocotools import mask as mask_utils
 
 from trashseg_jax.inference import Segmented
-from trashseg_jax.prediction.runs import Rle, count_pieces, encode, find_runs, measure_box
-
-STRIP = 256  # lines
+from trashseg_jax.prediction.runs import (
+    STRIP,
+    Rle,
+    Runs,
+    count_pieces,
+    encode,
+    find_runs,
+    measure_box,
+    sum_classes,
+)
 
 
 def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float) -> dict[str, Any]:
@@ -19,19 +26,20 @@ def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float
     `classes` has pixels, pieces, mean confidence, box [x, y, width, height] and RLE of each class
     that there is; `unsure` is the RLE of the pixels below `min_confidence`.
     """
-    classes = segmented.classes
-    sums, unsure = np.zeros(256), np.empty(classes.shape, bool)
+    classes, confidence = segmented.classes, segmented.confidence
+    runs = find_runs(classes)
+    sums, unsure = np.zeros(256), np.empty(classes.shape, bool, "F")
     # In strips: float32 of a whole panorama would take more memory than all else.
-    for top in range(0, len(classes), STRIP):
-        rows = np.s_[top : top + STRIP]
-        confidence = segmented.confidence[rows].astype(np.float32)
-        sums += np.bincount(classes[rows].ravel(), weights=confidence.ravel(), minlength=256)
-        unsure[rows] = confidence < min_confidence
+    for left in range(0, classes.shape[1], STRIP):
+        strip = np.s_[:, left : left + STRIP]
+        columns = confidence[strip].T.astype(np.float32, order="C")
+        sums += sum_classes(runs, columns, left=left)  # exact in any order: float16 in float64
+        unsure[strip] = (columns < min_confidence).T
     return {
         "height": classes.shape[0],
         "width": classes.shape[1],
         "confidence": round(float(sums.sum() / classes.size), 6),
-        "classes": _measure_classes(classes, sums=sums, names=names),
+        "classes": _measure_classes(runs, sums=sums, names=names),
         "unsure": to_rle(unsure),
     }
 
@@ -47,10 +55,9 @@ def from_rle(rle: Rle) -> UInt8[np.ndarray, "h w"]:
 
 
 def _measure_classes(
-    classes: UInt8[np.ndarray, "h w"], *, sums: Float64[np.ndarray, "256"], names: Sequence[str]
+    runs: Runs, *, sums: Float64[np.ndarray, "256"], names: Sequence[str]
 ) -> dict[str, Any]:
     """Returns the figures of each class that there is; `sums` are those of its confidences."""
-    runs = find_runs(classes)
     pixels = np.bincount(runs.classes, runs.ends - runs.starts, minlength=256).astype(int)
     pieces = count_pieces(runs)
     found = {}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from pycocotools import mask as mask_utils
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -51,6 +51,16 @@ def measure_box(runs: Runs) -> list[int]:
     top, bottom = (runs.starts % height).min(), ((runs.ends - 1) % height).max()
     left, right = runs.starts[0] // height, runs.starts[-1] // height
     return [int(n) for n in (left, top, right - left + 1, bottom - top + 1)]
+
+
+def sum_classes(
+    runs: Runs, columns: Float32[np.ndarray, "c h"], *, left: int
+) -> Float64[np.ndarray, "256"]:
+    """Returns the sum over each class's pixels of the values of some columns from `left` on."""
+    before = left * runs.size[0]
+    some = slice(*np.searchsorted(runs.starts, [before, before + columns.size]))
+    sums = np.add.reduceat(columns.ravel(), runs.starts[some] - before, dtype=np.float64)
+    return np.bincount(runs.classes[some], sums, minlength=256)
 
 
 def count_pieces(runs: Runs) -> Int64[np.ndarray, "256"]:
