@@ -26,7 +26,7 @@ SCALINGS = ("fit", "tile")  # what `eval.scale` may be
 TTA = ("flip", "scales")  # what `eval.tta` may name
 SCALES = (1.0, 0.75, 1.25)  # of "scales"; the first is the plain one
 LINES = 32  # of probabilities that are scaled, or averaged, at a time
-BLOCK = 512  # pixels of the output, about, that a device works on at a time
+BLOCK = 256  # pixels of the output, about, that a device works on at a time; few behind its border
 IN_FLIGHT = 4  # blocks that may wait for the device, or for being fetched
 OVERLAP = 0.25  # share of a window's side that the next one covers too
 
@@ -342,7 +342,7 @@ def tile_axis(length: int, side: int) -> tuple[list[int], Float[np.ndarray, "n s
 
 def block_side(image_size: int, size: Size) -> int:
     """Returns the side of the blocks of a photograph's output: few sides, so few programs."""
-    side = image_size
+    side = min(image_size, BLOCK)
     while side < min(BLOCK, max(size)):
         side *= 2
     return side

@@ -8,9 +8,14 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from pycocotools import mask as mask_utils
 
 from trashseg_jax.inference import Segmented
-from trashseg_jax.prediction.runs import Rle, count_pieces, encode, find_runs, measure_box
-
-STRIP = 256  # lines
+from trashseg_jax.prediction.runs import (
+    STRIP,
+    Rle,
+    count_pieces,
+    encode,
+    find_runs,
+    measure_box,
+)
 
 
 def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float) -> dict[str, Any]:
