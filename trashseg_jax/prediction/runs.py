@@ -60,7 +60,8 @@ def count_pieces(runs: Runs) -> Int64[np.ndarray, "256"]:
     height, total = runs.size[0], len(runs.starts)
     counts, first, known = np.zeros(256, np.int64), 0, np.zeros(0, np.int32)
     for stop in range(AT_A_TIME, total + AT_A_TIME, AT_A_TIME):
-        part = Runs(*(array[first:stop] for array in runs[:3]), runs.size)
+        here = slice(first, stop)
+        part = Runs(runs.classes[here], runs.starts[here], runs.ends[here], runs.size)
         pieces = _number_pieces(part, known)
         # Those known from the part before have been counted there.
         counts += _count_numbers(pieces, part) - _count_numbers(known, part)
@@ -110,5 +111,6 @@ def encode(runs: Runs) -> Rle:
     edges = np.append(np.stack([starts, ends], -1).ravel(), total if ends[-1] < total else [])
     counts = np.diff(edges.astype(np.int64), prepend=0).astype(np.uint32)
     size = [int(n) for n in runs.size]
-    rle: Any = mask_utils.frPyObjects({"size": size, "counts": counts}, *size)
+    uncompressed: Any = {"size": size, "counts": counts}
+    rle: Any = mask_utils.frPyObjects(uncompressed, *size)
     return {"size": size, "counts": rle["counts"].decode()}
