@@ -61,7 +61,7 @@ def count_pieces(runs: Runs) -> Int64[np.ndarray, "256"]:
     counts, first, known = np.zeros(256, np.int64), 0, np.zeros(0, np.int32)
     for stop in range(AT_A_TIME, total + AT_A_TIME, AT_A_TIME):
         here = slice(first, stop)
-        part = Runs(runs.classes[here], runs.starts[here], runs.ends[here], runs.size)
+        part = Runs(runs.starts[here], runs.ends[here], runs.classes[here], runs.size)
         pieces = _number_pieces(part, known)
         # Those known from the part before have been counted there.
         counts += _count_numbers(pieces, part) - _count_numbers(known, part)
