@@ -100,7 +100,7 @@ def test_normalize_is_the_published_formula():
 
 
 def test_unknown_normalization_is_refused():
-    with pytest.raises(InputError, match="imagenet, unit"):
+    with pytest.raises(InputError, match="imagenet, inception, unit"):
         augment.make_normalize("zscore")
 
 

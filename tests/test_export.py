@@ -175,7 +175,7 @@ def test_a_class_map_names_the_classes_and_the_categories():
         ({"classes": ("a", "a")}, "--classes=a,a: must be different names"),
         ({"encoder": "resnet34"}, "encoder.layer1.2.bn1.bias is missing"),
         ({"encoder": "vgg16"}, "--encoder=vgg16: must be one of resnet18, resnet34, resnet50"),
-        ({"normalize": "sepia"}, "--normalize=sepia: must be one of imagenet, unit"),
+        ({"normalize": "sepia"}, "--normalize=sepia: must be one of imagenet, inception, unit"),
         ({"image_size": 500}, "--image_size=500: must be a multiple of 32"),
         ({"path": Path("absent.pth")}, "absent.pth: cannot be read"),
     ],

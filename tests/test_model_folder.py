@@ -125,7 +125,7 @@ def test_a_folder_is_read_without_tensorflow_and_what_a_training_keeps(folder):
         ("image_size", True, "'image_size' is True; it must be a positive"),
         ("dtype", "float16", "'dtype' is 'float16'; it must be one of float32, bfloat16"),
         ("dtype", [], "'dtype' is"),
-        ("normalization/name", "sepia", "'normalization' is .*imagenet, unit"),
+        ("normalization/name", "sepia", "'normalization' is .*imagenet, inception, unit"),
         ("normalization/mean", [0, 0, 0], "normalization 'imagenet' has the mean"),
         ("model/width", -4, "'model.width' is -4"),
         ("model/attention", True, "'model.attention' is unknown to this version; update"),
