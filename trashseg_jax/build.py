@@ -306,7 +306,7 @@ def alpha_scheme(
 
 
 def build_priors(
-    config: Config, data: TrainingSets, image_weights: Float64[np.ndarray, "n"]
+    config: Config, data: "Prepared | TrainingSets", image_weights: Float64[np.ndarray, "n"]
 ) -> Float64[np.ndarray, "k"]:
     """Returns each class's share of the training pixels, as drawn and as the loss counts them.
 
