@@ -1,4 +1,4 @@
-"""Where the user's cache is, and one line where the system refuses a folder."""
+"""Where the user's cache is; files that are there whole or not at all; refusals in one line."""
 
 import contextlib
 import errno
@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trashseg_jax.errors import InputError
 
@@ -60,6 +60,32 @@ def _reason(error: OSError | RuntimeError) -> str:
     if isinstance(error, OSError):
         return error.strerror or ""
     return next((os.strerror(n) for n in REFUSALS if os.strerror(n) in str(error)), "")
+
+
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file that is `path` when it is written: whole or not at all, after a power cut too.
+
+    It has another name until its content is on the disk: a file system may store a name first.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_names(path.parent)
+
+
+def sync_names(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where its file system can do that."""
+    with contextlib.suppress(OSError):
+        sync_one(folder)
 
 
 def sync(folder: Path) -> None:

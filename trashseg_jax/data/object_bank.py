@@ -1,11 +1,9 @@
 """The bank of objects for `paste.py`: cut out of the training split once, kept in the cache."""
 
-import contextlib
 import dataclasses
 import hashlib
 import heapq
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -93,20 +91,9 @@ def collect(source: Any, options: BankOptions, *, num_classes: int) -> Bank:
 def _make(path: Path, source: Any, options: BankOptions, num_classes: int) -> None:
     """Leaves a whole file at `path`, or none."""
     bank = collect(source, options, num_classes=num_classes)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            arrays: Any = {
-                field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)
-            }
-            np.savez(file, **arrays)
-        folders.sync_one(temporary)
-        os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # some file systems can't sync a folder's names
-            folders.sync_one(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    arrays: Any = {field.name: getattr(bank, field.name) for field in dataclasses.fields(bank)}
+    with folders.replaced_file(path) as file:
+        np.savez(file, **arrays)
     classes = np.count_nonzero(bank.counts)
     print(f"{path}: {len(bank.classes)} objects of {classes} classes for data.paste")
 

@@ -22,22 +22,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file under another name, waits until it is on the disk, and renames it.
-
-    Without the wait a file system may store the new name before the content.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with folders.replaced_file(path) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager
@@ -57,15 +43,9 @@ def replaced_folder(path: Path) -> Iterator[Path]:
                 os.rename(path, old)
             try:
                 os.rename(new, path)
-                _sync_folder(path.parent)
+                folders.sync_names(path.parent)
                 return
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             shutil.rmtree(old, ignore_errors=True)  # another process's came between
-
-
-def _sync_folder(path: Path) -> None:
-    """Waits until the names in a folder are on the disk, where its file system can do that."""
-    with contextlib.suppress(OSError):
-        folders.sync_one(path)
