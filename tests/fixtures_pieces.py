@@ -1,4 +1,4 @@
-"""A brute force for connected pieces."""
+"""Connected pieces: a brute force, and a piece that is hard to follow."""
 
 import numpy as np
 
@@ -14,3 +14,12 @@ def flood_pieces(mask):
             left -= near
             front += near
     return pieces
+
+
+def draw_spiral():
+    """u8[41,41]: 1 on a spiral, whose lines lie in nearly every row and column."""
+    classes = np.zeros((41, 41), np.uint8)
+    for ring in range(0, 20, 2):  # each ring opens into the next
+        classes[ring, max(ring - 2, 0) : 41 - ring] = classes[ring : 41 - ring, 40 - ring] = 1
+        classes[40 - ring, ring : 41 - ring] = classes[ring + 2 : 41 - ring, ring] = 1
+    return classes

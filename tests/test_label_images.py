@@ -1,16 +1,12 @@
 import struct
 import zlib
-from unittest import mock
 
 import numpy as np
 import pytest
-from fixtures_pieces import flood_pieces
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from fixtures_pieces import draw_spiral, flood_pieces
 from PIL import Image, ImageOps
 
-from trashseg_jax.data import label_images, pieces
+from trashseg_jax.data import class_runs, label_images
 from trashseg_jax.data.taxonomy import IGNORE_LABEL, ClassMap
 from trashseg_jax.errors import InputError
 
@@ -232,21 +228,9 @@ def test_objects_are_the_pieces_that_flooding_finds(shape, share):
     assert label_images.count_objects(classes, num_classes=4).tolist() == [0, *expected]
 
 
-@given(
-    arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 9))),
-    st.integers(1, 5),
-)
-def test_pieces_are_counted_across_the_borders_of_strips(mask, strip):
-    with mock.patch.object(pieces, "STRIP", strip):
-        assert pieces.count_pieces(mask) == flood_pieces(mask)
-
-
 @pytest.mark.parametrize("strip", [1, 2, 7, 256])
 def test_a_spiral_is_one_piece(monkeypatch, strip):
-    monkeypatch.setattr(pieces, "STRIP", strip)
-    classes = np.zeros((41, 41), np.uint8)
-    for ring in range(0, 20, 2):  # each ring opens into the next
-        classes[ring, max(ring - 2, 0) : 41 - ring] = classes[ring : 41 - ring, 40 - ring] = 1
-        classes[40 - ring, ring : 41 - ring] = classes[ring + 2 : 41 - ring, ring] = 1
+    monkeypatch.setattr(class_runs, "STRIP", strip)
+    classes = draw_spiral()
     assert flood_pieces(classes == 1) == 1
     assert label_images.count_objects(classes, num_classes=2).tolist() == [0, 1]

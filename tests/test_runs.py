@@ -1,11 +1,16 @@
 """A map of classes as runs of equal pixels."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
-from fixtures_pieces import flood_pieces
+from fixtures_pieces import draw_spiral, flood_pieces
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pycocotools import mask as mask_utils
 
-from trashseg_jax.prediction import runs
+from trashseg_jax.data import class_runs as runs
 
 SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (13, 8), (3, runs.STRIP + 9)]
 
@@ -24,13 +29,21 @@ def test_pieces_are_those_that_flooding_finds(classes, monkeypatch, at_a_time):
     assert not counts[3:].any()
 
 
+@given(
+    arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 9))),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_pieces_are_counted_across_the_borders_of_strips(mask, strip, at_a_time):
+    with mock.patch.multiple(runs, STRIP=strip, AT_A_TIME=at_a_time):
+        counts = runs.count_pieces(runs.find_runs(mask.astype(np.uint8)))
+    assert counts[1] == flood_pieces(mask)
+
+
 @pytest.mark.parametrize("at_a_time", [1, 2, 7, 64])
 def test_a_spiral_is_one_piece_wherever_its_runs_are_parted(monkeypatch, at_a_time):
     monkeypatch.setattr(runs, "AT_A_TIME", at_a_time)
-    classes = np.zeros((41, 41), np.uint8)
-    for ring in range(0, 20, 2):  # each ring opens into the next
-        classes[ring, max(ring - 2, 0) : 41 - ring] = classes[ring : 41 - ring, 40 - ring] = 1
-        classes[40 - ring, ring : 41 - ring] = classes[ring + 2 : 41 - ring, ring] = 1
+    classes = draw_spiral()
     counts = runs.count_pieces(runs.find_runs(classes))
     assert counts[1] == flood_pieces(classes == 1) == 1
     assert counts[0] == flood_pieces(classes == 0)

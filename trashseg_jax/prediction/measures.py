@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 from pycocotools import mask as mask_utils
 
-from trashseg_jax.inference import Segmented
-from trashseg_jax.prediction.runs import (
+from trashseg_jax.data.class_runs import (
     STRIP,
     Rle,
     count_pieces,
@@ -16,6 +15,7 @@ from trashseg_jax.prediction.runs import (
     find_runs,
     measure_box,
 )
+from trashseg_jax.inference import Segmented
 
 
 def measure(segmented: Segmented, *, names: Sequence[str], min_confidence: float) -> dict[str, Any]:
