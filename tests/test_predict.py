@@ -60,7 +60,20 @@ def model(tiny_config, tiny_model):
     state = steps.init_state(jax.random.key(1), model=tiny_model, tx=tx, ema=False)
     names = taxonomy.CLASSES
     variables = jax.tree.map(np.asarray, state.eval_variables())
-    return models.Model(tiny_model, variables, names, taxonomy.palette(11), "imagenet", 32)
+    return model_folder.Model(
+        network=tiny_model,
+        variables=variables,
+        architecture={},
+        dtype="float32",
+        classes=names,
+        categories=None,
+        palette=taxonomy.palette(11),
+        normalize="imagenet",
+        image_size=32,
+        figures=None,
+        training=None,
+        calibration=None,
+    )
 
 
 @pytest.fixture
@@ -97,7 +110,9 @@ def command(model, photos, tmp_path, monkeypatch):
 
 def expected(model, path):
     """The classes of a photograph, by the engine itself, in the command's batches."""
-    segmenter = model.segmenter(scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False)
+    segmenter = models.make_segmenter(
+        model, scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False
+    )
     (found,) = segmenter.segment(iter([np.array(Image.open(path).convert("RGB"))]))
     return found
 
@@ -127,8 +142,8 @@ def test_one_photograph_costs_the_network_and_three_small_programs(command, mode
         assert command(source=photos / "a.png") == 0
         expected = ["<lambda>", "_take", "resize_block", "decide_logits"]
         assert programs(caplog) == expected
-        segmenter = model.segmenter(
-            scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False
+        segmenter = models.make_segmenter(
+            model, scale="fit", tile_scale=1.0, tta=(), batch_size=4, keep_probs=False
         )
         for size in [(40, 56), (41, 64), (64, 35)]:
             list(segmenter.segment(iter([np.zeros((*size, 3), np.uint8)])))
@@ -200,8 +215,8 @@ def test_a_mask_at_another_scale_has_the_engines_classes(command, model, photos,
     command("--scale=tile")
     command("--scale=tile", "--tile_scale=0.5")
     assert "redone: tile_scale was 1.0, is 0.5" in capsys.readouterr().out
-    segmenter = model.segmenter(
-        scale="tile", tile_scale=0.5, tta=(), batch_size=4, keep_probs=False
+    segmenter = models.make_segmenter(
+        model, scale="tile", tile_scale=0.5, tta=(), batch_size=4, keep_probs=False
     )
     image = np.array(Image.open(photos / "a.png").convert("RGB"))
     (found,) = segmenter.segment(iter([image]))

@@ -78,7 +78,7 @@ def test_a_folder_scores_as_its_run(evaluate, run_folder, exported, capsys):
     evaluate(f"--model={exported}", f"--config=run:{run_folder}")
     of_folder = metrics_of(exported / "evaluations/val")
     assert without(of_folder) == without(of_run)
-    digest = model_folder.digest(model_folder.read(exported))
+    digest = model_folder.read(exported).digest()
     (described,) = of_folder["models"]
     assert described == {"name": "exported", "step": 2, "image_size": 32, "digest": digest}
     printed = capsys.readouterr().out
@@ -288,7 +288,7 @@ def test_predict_takes_several_models_and_redoes_what_fewer_have_made(
         assert fixtures_commands.predict_files(monkeypatch, *models, *given) == 0
         probs.append(np.load(out / "probs/a.npy").astype(float))
     np.testing.assert_allclose(probs[2], (probs[0] + probs[1]) / 2, atol=1e-3)
-    digests = "\\+".join(model_folder.digest(model_folder.read(name)) for name in names)
+    digests = "\\+".join(model_folder.read(name).digest() for name in names)
     assert re.search(f"redone: model was .{{16}}, is {digests}", capsys.readouterr().out)
     assert fixtures_commands.predict_files(monkeypatch, *models, *given) == 0
     assert "2 of 2 are there already" in capsys.readouterr().out

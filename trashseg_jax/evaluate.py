@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from trashseg_jax import build, folders, metrics, steps
 from trashseg_jax.ahead import one_behind
-from trashseg_jax.data import audit, augment, scaling
+from trashseg_jax.data import audit, scaling
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.originals import original_batches
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
-from trashseg_jax.inference import Fitted, Member, Segmenter
+from trashseg_jax.inference import Fitted, Member, Segmenter, member_of
 from trashseg_jax.refine import pool
 from trashseg_jax.report import files, page, sheet
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
@@ -116,7 +116,7 @@ def _evaluate(
         mesh,
         refine=config.crf.enabled,
         resolution=config.eval.resolution,
-        others=[as_member(other) for other in models[1:]],
+        others=[member_of(other) for other in models[1:]],
     )
     state = trained_state(models[0], mesh) if models else restore(config, workdir, model, tx, mesh)
 
@@ -138,12 +138,6 @@ def _evaluate(
             write_reports(folder, figures, result.samples, log=log, colors=colors)
             files.write_json(folder / "config.json", config.to_dict())
     return figures
-
-
-def as_member(model: "Model") -> Member:
-    """Returns what a segmenter takes of a model."""
-    normalize = augment.make_normalize(model.normalize)
-    return Member(model.network, model.variables, normalize, model.image_size)
 
 
 def trained_state(model: "Model", mesh: Mesh) -> steps.TrainState:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float16, Int32, UInt8
 
 from trashseg_jax.ahead import batched, map_ahead, one_behind
-from trashseg_jax.data import scaling
+from trashseg_jax.data import augment, scaling
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.errors import InputError
 from trashseg_jax.settings import choose
@@ -49,6 +49,12 @@ class Member(NamedTuple):
     variables: Any
     normalize: Callable[[Array], Array]
     image_size: int
+
+
+def member_of(model: Any) -> Member:
+    """Returns what a segmenter takes of a `model_folder.Model`."""
+    normalize = augment.make_normalize(model.normalize)
+    return Member(model.network, model.variables, normalize, model.image_size)
 
 
 class View(NamedTuple):

@@ -64,15 +64,14 @@ class Model:
         network = make_network(self.architecture, num_classes=len(self.classes), dtype=dtype)
         return dataclasses.replace(self, network=network, dtype=dtype)
 
-
-def digest(model: Any) -> str:
-    """Returns 16 hex digits of all that a model's outputs depend on."""
-    about = [model.classes, model.palette.tolist(), model.normalize, model.image_size]
-    sha = hashlib.sha256(json.dumps([*about, repr(model.network)]).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model.variables):
-        sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.ascontiguousarray(leaf).data)
-    return sha.hexdigest()[:16]
+    def digest(self) -> str:
+        """Returns 16 hex digits of all that its outputs depend on."""
+        about = [self.classes, self.palette.tolist(), self.normalize, self.image_size]
+        sha = hashlib.sha256(json.dumps([*about, repr(self.network)]).encode())
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            sha.update(jax.tree_util.keystr(path).encode())
+            sha.update(np.ascontiguousarray(leaf).data)
+        return sha.hexdigest()[:16]
 
 
 def make_network(architecture: dict[str, Any], *, num_classes: int, dtype: str) -> UNet:

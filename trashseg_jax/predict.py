@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trashseg_jax.inference import Segmenter
+    from trashseg_jax.model_folder import Model
     from trashseg_jax.prediction.finish import Wanted
     from trashseg_jax.prediction.inputs import Photo
-    from trashseg_jax.prediction.models import Model
     from trashseg_jax.prediction.outputs import Options, Outputs
 
 INPUT = flags.DEFINE_multi_string(
@@ -115,13 +115,14 @@ def predict(output: Path) -> list[str]:
     model, *others = models.load_all(folders_of_models, checkpoint=CHECKPOINT.value)
     # On CPUs more of them are no faster, and memory is the machine's.
     batch_size = PREDICT_BATCH.value or (4 if on_cpu() else 8)
-    segmenter = model.segmenter(
+    segmenter = models.make_segmenter(
+        model,
+        *others,
         scale=SCALE.value,
         tile_scale=TILE_SCALE.value,
         tta=tuple(TTA.value),
         batch_size=batch_size,
         keep_probs=PROBS.value,
-        others=others,
     )
     job = Manifest(read_options(model, *others), photos)
     del model, others  # the devices have a copy of their weights

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trashseg_jax import model_folder, model_sources
+from trashseg_jax import build, model_sources
 from trashseg_jax.configs import ranges
 from trashseg_jax.data.taxonomy import load_class_map
 from trashseg_jax.errors import InputError
@@ -17,8 +17,7 @@ from trashseg_jax.settings import Config, flatten
 # samples, the loss and the CRF.
 Models: TypeAlias = Mapping[Path, Model]
 
-# Keys that say with which weights a training begins.
-BEGINNING = ("model.init", "model.pretrained", "model.pretrained_prefix")
+BEGINNING = tuple(f"model.{key}" for key in build.BEGINNING)
 SHOWN = 5  # differences that an error names
 
 
@@ -70,7 +69,7 @@ def describe(models: Models) -> list[dict[str, Any]]:
             "name": folder.resolve().name,
             "step": (model.training or {}).get("step"),
             "image_size": model.image_size,
-            "digest": model_folder.digest(model),
+            "digest": model.digest(),
         }
         for folder, model in models.items()
     ]

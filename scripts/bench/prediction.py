@@ -50,8 +50,8 @@ def masks_phone(options: Options) -> Trial:
 
 def predict(options: Options, size: tuple[int, int], kind: type[outputs.Outputs]) -> Trial:
     model = models.load(write_model(options), checkpoint="latest")
-    segmenter = model.segmenter(
-        scale="fit", tile_scale=1.0, tta=(), batch_size=options.batch, keep_probs=False
+    segmenter = models.make_segmenter(
+        model, scale="fit", tile_scale=1.0, tta=(), batch_size=options.batch, keep_probs=False
     )
     described = outputs.Options(
         model=model.digest(),

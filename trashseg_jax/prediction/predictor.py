@@ -62,13 +62,14 @@ class Predictor:
         named = [model] if isinstance(model, (str, Path)) else model
         folders = [Path(folder).expanduser() for folder in named]
         self._model, *others = models.load_all(folders, checkpoint=checkpoint)
-        self._segmenter = self._model.segmenter(
+        self._segmenter = models.make_segmenter(
+            self._model,
+            *others,
             scale=scale,
             tile_scale=tile_scale,
             tta=tta,
             batch_size=1,
             keep_probs=True,
-            others=others,
         )
         self._lock = threading.Lock()
 
