@@ -8,19 +8,6 @@ import pytest
 from trashseg_jax.models import depthwise
 
 
-def grouped(x, kernel, *, stride, dilation, padding):
-    """XLA's own, which accelerators run."""
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
 # Sizes on either side of SMALL; even ones, as those of all strided features are.
 @pytest.mark.parametrize(
     ("shape", "size", "stride", "dilation"),
@@ -38,19 +25,16 @@ def test_shifted_products_are_xla_s_grouped_convolution(shape, size, stride, dil
     x = jnp.asarray(rng.normal(size=shape), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(size, size, 1, shape[-1])), jnp.float32)
     ends = depthwise.same_padding(size, stride=stride, dilation=dilation)
-    options = {"stride": stride, "dilation": dilation, "padding": (ends, ends)}
+    options = (stride, dilation, (ends, ends))
     assert (shape[1] // stride * shape[2] // stride <= depthwise.SMALL) == (shape[1] < 34)
 
-    def shifted(x, kernel):
-        return depthwise._shifted(x, kernel, *options.values())
-
     def run(function):
-        y, pull = jax.vjp(function, x, kernel)
+        y, pull = jax.vjp(lambda x, kernel: function(x, kernel, *options), x, kernel)
         slope = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.float32)
         return y, *pull(slope)
 
-    expected = jax.jit(lambda: run(lambda x, k: grouped(x, k, **options)))()
-    for ours, theirs in zip(jax.jit(lambda: run(shifted))(), expected, strict=True):
+    expected = jax.jit(lambda: run(depthwise._grouped))()
+    for ours, theirs in zip(jax.jit(lambda: run(depthwise._shifted))(), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max())
 
 

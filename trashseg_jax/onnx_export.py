@@ -246,41 +246,40 @@ def atrous_block(graph: Graph, module: str, x: str) -> str:
 def efficientnet_lite_features(graph: Graph, encoder: Any, x: str) -> list[Feature]:
     """Adds an EfficientNet-Lite's stem and stages, with the strides and dilations of its plan."""
     prefix = smp_names.PREFIXES[efficientnet_lite.EfficientNetLite]
-    limits = graph.constant("zero", 0), graph.constant("six", efficientnet_lite.LARGEST)
-
-    def conv(x, module, norm, *, relu6, **options):
-        options |= {"same": True, "epsilon": efficientnet_lite.EPSILON}
-        y = graph.conv(x, module, norm, **options)
-        return graph.add("Clip", y, *limits) if relu6 else y
-
-    def block(x, module, *, expands, stride, dilation):
-        names = ("conv_pw", "conv_dw", "conv_pwl") if expands else ("conv_dw", "conv_pw")
-        for i, name in enumerate(names, 1):
-            depthwise = name == "conv_dw"
-            options = {"stride": stride, "dilation": dilation} if depthwise else {}
-            x = conv(
-                x,
-                f"{module}.{name}",
-                f"{module}.bn{i}",
-                relu6=i < len(names),
-                depthwise=depthwise,
-                **options,
-            )
-        return x
-
-    x = conv(x, f"{prefix}conv_stem", f"{prefix}bn1", relu6=True, stride=2)
+    graph.constant("least", 0)
+    graph.constant("most", efficientnet_lite.LARGEST)
+    x = relu6(graph, lite_conv(graph, x, f"{prefix}conv_stem", f"{prefix}bn1", stride=2))
     features, stride, width = [], 2, encoder.widen(efficientnet_lite.STEM)
     for stage, plan in enumerate(encoder.plan()):
-        for i, (kind, options) in enumerate(plan):
-            expands = kind is efficientnet_lite.InvertedResidual
-            step = {key: options[key] for key in ("stride", "dilation")}
-            y = block(x, f"{prefix}blocks.{stage}.{i}", expands=expands, **step)
-            kept = options["stride"] == 1 and options["features"] == width
-            x, width = graph.add("Add", x, y) if kept else y, options["features"]
+        for i, options in enumerate(plan):
+            y = lite_block(graph, f"{prefix}blocks.{stage}.{i}", x, options)
+            same = options["stride"] == 1 and options["features"] == width
+            x, width = graph.add("Add", x, y) if same else y, options["features"]
             stride *= options["stride"]
         if stage in efficientnet_lite.TAPS:
             features.append(Feature(x, stride))
     return features
+
+
+def lite_block(graph: Graph, module: str, x: str, options: dict[str, int]) -> str:
+    """Adds the convolutions of an EfficientNet-Lite's block."""
+    names = (
+        ("conv_pw", "conv_dw", "conv_pwl") if options["expansion"] > 1 else ("conv_dw", "conv_pw")
+    )
+    strided = {"stride": options["stride"], "dilation": options["dilation"], "depthwise": True}
+    for i, name in enumerate(names, 1):
+        more = strided if name == "conv_dw" else {}
+        x = lite_conv(graph, x, f"{module}.{name}", f"{module}.bn{i}", **more)
+        x = x if name == names[-1] else relu6(graph, x)
+    return x
+
+
+def lite_conv(graph: Graph, x: str, module: str, norm: str, **options: Any) -> str:
+    return graph.conv(x, module, norm, same=True, epsilon=efficientnet_lite.EPSILON, **options)
+
+
+def relu6(graph: Graph, x: str) -> str:
+    return graph.add("Clip", x, "least", "most")
 
 
 # By encoder family, the function that adds it; its features are those that a decoder takes.

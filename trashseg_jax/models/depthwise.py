@@ -3,7 +3,7 @@
 import functools
 import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from trashseg_jax.models.normalization import add_rows
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # rows above and below, columns left and right
 # On CPUs: up to this many pixels the kernel's gradient adds up the batch, above it goes image by
-# image, in this many strips of rows. Measured, see docs/benchmarks.md.
+# image, in this many strips of rows. Measured: docs/benchmarks.md.
 SMALL = 32 * 32
 STRIPS = 4
 
@@ -71,9 +71,12 @@ def depthwise(
     XLA's grouped convolutions take CPUs 20 to 60 times as long as the products that they consist
     of, so there they are written as these, with a derivative of their own.
     """
-    options = {"stride": stride, "dilation": dilation, "padding": padding}
-    if on_cpu():
-        return _shifted(x, kernel, *options.values())
+    convolve = _shifted if on_cpu() else _grouped
+    return convolve(x, kernel, stride, dilation, padding)
+
+
+def _grouped(x: Array, kernel: Array, stride: int, dilation: int, padding: Padding) -> Array:
+    """XLA's own convolution."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -156,27 +159,26 @@ def _kernel_gradient(
     A processor reads `x` once a tap: what it reads is kept small enough for its caches, an image
     at a time, and what it adds up grows by whole images or strips, never by single pixels.
     """
-    channels = x.shape[-1]
     x, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     if gradient.shape[1] * gradient.shape[2] <= SMALL:
-        taps = _meet(x, size, stride, dilation, padding).values()
-        products = [add_up(a * b for a, b in zip(tap, gradient, strict=True)) for tap in taps]
-        return jnp.stack([add_rows(product.reshape(-1, channels)) for product in products])
+        taps = _meet(x, size, stride, dilation, padding)
+        return _sum_products(taps.values(), gradient, parts=list)
+    strips = STRIPS if gradient.shape[1] % STRIPS == 0 else 1
+    split = partial(jnp.split, indices_or_sections=strips, axis=1)
 
     def add(total, pair):
-        image, slope = pair
-        taps = _meet(image[None], size, stride, dilation, padding).values()
-        strips = STRIPS if len(slope) % STRIPS == 0 else 1
-        products = [
-            add_up(
-                a * b
-                for a, b in zip(jnp.split(tap[0], strips), jnp.split(slope, strips), strict=True)
-            )
-            for tap in taps
-        ]
-        return total + jnp.stack(
-            [add_rows(product.reshape(-1, channels)) for product in products]
-        ), None
+        image, slope = (array[None] for array in pair)
+        taps = _meet(image, size, stride, dilation, padding)
+        return total + _sum_products(taps.values(), slope, parts=split), None
 
-    zeros = jnp.zeros((size * size, channels))
+    zeros = jnp.zeros((size * size, x.shape[-1]))
     return jax.lax.scan(add, zeros, (x, gradient))[0]
+
+
+def _sum_products(
+    taps: Iterable[Array], gradient: Array, *, parts: Callable[[Array], list[Array]]
+) -> Float[Array, "taps c"]:
+    """By tap, the sum over pixels of it times the gradient; their `parts` are added up first."""
+    slopes = parts(gradient)
+    products = [add_up(a * b for a, b in zip(parts(tap), slopes, strict=True)) for tap in taps]
+    return jnp.stack([add_rows(p.reshape(-1, p.shape[-1])) for p in products])

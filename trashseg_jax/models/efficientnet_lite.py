@@ -1,8 +1,8 @@
 """EfficientNet-Lite encoders (Tan & Le 2019; the Lite variants of its authors' repository)."""
 
+import itertools
 import math
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -51,15 +51,11 @@ class Pointwise(nn.Module):
         return (rows @ kernel[0, 0]).reshape(*x.shape[:-1], self.features)
 
 
-def join(block: nn.Module, x: Array, y: Array) -> Array:
-    """Returns a block's result `y`, its input added where the shapes agree."""
-    return x + drop_path(block, y, rate=block.drop_path) if x.shape == y.shape else y
+class Block(nn.Module):
+    """1x1 expansion, if there is any, depthwise and 1x1 convolutions; a shortcut for one shape.
 
-
-class SeparableBlock(nn.Module):
-    """A depthwise and a 1x1 convolution, and a shortcut where the shape stays: the first stage's.
-
-    No activation follows the 1x1 convolution (Sandler et al. 2018, section 3.2), here and below.
+    An inverted residual, whose last convolution no activation follows (Sandler et al. 2018, section
+    3.2). Without an expansion timm numbers what is left, and calls the last 1x1 `conv_pw`.
     """
 
     features: int
@@ -73,32 +69,15 @@ class SeparableBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
         norm = partial(BatchNorm, train=train, dtype=self.dtype, epsilon=EPSILON)
-        y = DepthwiseConv(self.size, self.stride, self.dilation, self.dtype, name="conv_dw")(x)
-        y = nn.relu6(norm(name="bn1")(y))
-        y = norm(name="bn2")(Pointwise(self.features, self.dtype, name="conv_pw")(y))
-        return join(self, x, y)
-
-
-class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise and 1x1 convolutions, and a shortcut where the shape stays."""
-
-    features: int
-    size: int
-    stride: int
-    dilation: int
-    expansion: int
-    dtype: Any
-    drop_path: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b H W f"]:
-        norm = partial(BatchNorm, train=train, dtype=self.dtype, epsilon=EPSILON)
-        y = Pointwise(self.expansion * x.shape[-1], self.dtype, name="conv_pw")(x)
-        y = nn.relu6(norm(name="bn1")(y))
+        norms = (norm(name=f"bn{i}") for i in itertools.count(1))
+        y, last = x, "conv_pw"
+        if self.expansion > 1:
+            y = Pointwise(self.expansion * x.shape[-1], self.dtype, name="conv_pw")(x)
+            y, last = nn.relu6(next(norms)(y)), "conv_pwl"
         y = DepthwiseConv(self.size, self.stride, self.dilation, self.dtype, name="conv_dw")(y)
-        y = nn.relu6(norm(name="bn2")(y))
-        y = norm(name="bn3")(Pointwise(self.features, self.dtype, name="conv_pwl")(y))
-        return join(self, x, y)
+        y = nn.relu6(next(norms)(y))
+        y = next(norms)(Pointwise(self.features, self.dtype, name=last)(y))
+        return x + drop_path(self, y, rate=self.drop_path) if x.shape == y.shape else y
 
 
 class EfficientNetLite(nn.Module):
@@ -130,16 +109,20 @@ class EfficientNetLite(nn.Module):
         plan = self.plan()
         rates = iter(depth_rates(self.drop_path, sum(map(len, plan))))
         for stage, blocks in enumerate(plan):
-            for i, (kind, options) in enumerate(blocks):
-                options = {**options, "dtype": self.dtype, "drop_path": next(rates)}
-                block = kind(**options, name=f"blocks_{stage}_{i}")
+            for i, options in enumerate(blocks):
+                block = Block(
+                    **options,
+                    dtype=self.dtype,
+                    drop_path=next(rates),
+                    name=f"blocks_{stage}_{i}",
+                )
                 x = run_block(block, x, train=train, remat=self.remat)
             if stage in TAPS:
                 features.append(x)
         return features
 
-    def plan(self) -> list[list[tuple[Callable[..., nn.Module], dict[str, int]]]]:
-        """Returns kind and options of each stage's blocks.
+    def plan(self) -> list[list[dict[str, Any]]]:
+        """Returns the options of each stage's blocks.
 
         Where a stride becomes a dilation, the block that had it keeps the dilation before it, as in
         `resnet.ResNet.plan`.
@@ -155,10 +138,9 @@ class EfficientNetLite(nn.Module):
             reached *= stride
             features = self.widen(round_features(features * self.scale))
             options = {"features": features, "size": size, "expansion": expansion}
-            kind = SeparableBlock if expansion == 1 else InvertedResidual
             first = {**options, "stride": stride, "dilation": before}
             following = {**options, "stride": 1, "dilation": dilation}
-            plan.append([(kind, first)] + [(kind, following)] * (blocks - 1))
+            plan.append([first] + [following] * (blocks - 1))
         return plan
 
     def widen(self, features: int) -> int:
