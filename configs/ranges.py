@@ -118,7 +118,7 @@ RANGES: dict[str, Rule] = {
     "loss.gamma": Number(at_least=0, at_most=20),
     "loss.label_smoothing": SHARE_BELOW_ONE,
     "loss.bootstrap": SHARE_BELOW_ONE,  # 1 would leave the labels out
-    "loss.hard_share": Number(above=0, at_most=1),
+    "loss.hard_share": FACTOR,
     "loss.alpha": NAMED,
     # alphas.py reads the text, and compares both with the classes.
     "loss.alpha_values": AnyOf(

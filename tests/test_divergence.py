@@ -54,7 +54,7 @@ def test_all_of_a_training_batch_is_saved(tiny_config, prepared, tmp_path):
     config = tiny_config()
     weights = build.build_image_weights(config, prepared)
     sets = build.build_training_sets(config, prepared)
-    batch = next(train.train_batches(config, sets, weights, start_step=1))
+    batch = next(train.train_batches(config, sets, weights, None, start_step=1))
     save_batch(tmp_path / "batch.npz", batch)
     with np.load(tmp_path / "batch.npz") as saved:
         assert set(saved.files) == batch.keys() >= {"image", "label", "id", "crop"}

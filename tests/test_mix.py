@@ -470,7 +470,7 @@ def test_a_mixed_batch_has_each_sets_share_of_images_with_their_own_labels(loop,
     config.data.augment.crop_area = (1.0, 1.0)
     sets = build.build_training_sets(config, prepared)
     weights = build.mix_image_weights(config, sets)
-    batch = next(train.train_batches(config, sets, weights, start_step=3))
+    batch = next(train.train_batches(config, sets, weights, None, start_step=3))
     assert collections.Counter(batch["id"] >= 12) == {True: 2, False: 2}
     names = sets.name_images(batch["id"])
     for place, name, label in zip(batch["id"].tolist(), names, batch["label"], strict=True):

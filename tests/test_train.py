@@ -106,7 +106,7 @@ def test_stream_is_the_resampled_one(tiny_config, prepared):
     weights = build.build_image_weights(config, prepared)
     index_of = build.build_index(config, weights, number=0)
     sets = build.build_training_sets(config, prepared)
-    batch = next(train.train_batches(config, sets, weights, start_step=5))
+    batch = next(train.train_batches(config, sets, weights, None, start_step=5))
     expected = [prepared.source("train")[index_of(position)]["label"] for position in range(20, 24)]
     shown = [decode_label(label)[1::2, 1::2] for label in expected]
     np.testing.assert_array_equal(batch["label"], shown)
@@ -119,14 +119,15 @@ def test_objects_are_counted_and_pasted_where_the_config_asks_for_it(tiny_config
     config = tiny_config()
     weights = build.build_image_weights(config, prepared)
     sets = build.build_training_sets(config, prepared)
-    plain = next(train.train_batches(config, sets, weights, start_step=2))
-    assert train.count_objects(config, prepared) == {}
+    plain = next(train.train_batches(config, sets, weights, None, start_step=2))
+    assert train.count_objects(prepared, build.build_bank(config, prepared)) == {}
     config.data.paste.probability = 1.0
-    counts = train.count_objects(config, prepared)["paste_objects"]
+    bank = build.build_bank(config, prepared)
+    counts = train.count_objects(prepared, bank)["paste_objects"]
     assert tuple(counts) == prepared.classes
     assert counts["Background"] == 0
-    assert list(counts.values()) == build.build_bank(config, prepared).counts.tolist()
-    changed = next(train.train_batches(config, sets, weights, start_step=2))
+    assert list(counts.values()) == bank.counts.tolist()
+    changed = next(train.train_batches(config, sets, weights, bank, start_step=2))
     np.testing.assert_array_equal(changed["id"], plain["id"])
     np.testing.assert_array_equal(changed["crop"], plain["crop"])
     assert np.all((changed["label"] != plain["label"]).any((1, 2)))

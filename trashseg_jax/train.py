@@ -15,6 +15,7 @@ from jaxtyping import Float64, UInt8
 
 from trashseg_jax import build, folders, metrics, settings, steps
 from trashseg_jax.data import audit, image_sizes, sampling
+from trashseg_jax.data.paste import Bank
 from trashseg_jax.data.training_sets import TrainingSets
 from trashseg_jax.devices import processes, sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
@@ -95,7 +96,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     report = partial(summarize, config, sets, warnings=warnings)
     device = sharding.describe_devices()
     classes = describe_classes(sets, alpha, priors, image_weights)
-    counts = count_objects(config, data)
+    bank = build.build_bank(config, data)
+    counts = count_objects(data, bank)
     derived = {**classes, **sets.describe(), **counts, "device": device}
 
     keep = config.train.keep_checkpoints
@@ -120,7 +122,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             f"{workdir}: {len(image_weights)} training images, from step {first} to {total}, on "
             f"{device}"
         )
-        batches = train_batches(config, sets, image_weights, start_step=first)
+        batches = train_batches(config, sets, image_weights, bank, start_step=first)
         watch = FiniteWatch(workdir, sets.name_images, stops=stops_at_nan, total=total)
         result = None
         with (
@@ -288,9 +290,8 @@ def describe_classes(
     return {"alpha": alphas, "priors": priors_by_name, "image_shares": shares}
 
 
-def count_objects(config: Config, data: "Prepared") -> dict[str, Any]:
+def count_objects(data: "Prepared", bank: Bank | None) -> dict[str, Any]:
     """Returns, by class, how many objects there are to paste; nothing where none are pasted."""
-    bank = build.build_bank(config, data)
     if bank is None:
         return {}
     return {"paste_objects": dict(zip(data.classes, bank.counts.tolist(), strict=True))}
@@ -347,7 +348,12 @@ def new_state(
 
 
 def train_batches(
-    config: Config, sets: TrainingSets, image_weights: Float64[np.ndarray, "n"], *, start_step: int
+    config: Config,
+    sets: TrainingSets,
+    image_weights: Float64[np.ndarray, "n"],
+    bank: Bank | None,
+    *,
+    start_step: int,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns this process's rows of the training stream from a step on."""
     from trashseg_jax.data import pipeline  # TensorFlow
@@ -361,7 +367,7 @@ def train_batches(
         crop_area=config.data.augment.crop_area,
         crop_ratio=config.data.augment.crop_ratio,
         object_crops=config.data.augment.object_crops,
-        paste=build.build_paste(config, build.build_bank(config, sets.main)),
+        paste=build.build_paste(config, bank),
         start_step=start_step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

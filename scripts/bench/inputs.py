@@ -59,7 +59,7 @@ def make_batches(options: Options) -> tuple[Any, Iterator[dict[str, np.ndarray]]
     config.train.batch_size = options.batch
     sets = build.build_training_sets(config, build.build_data(config))
     weights = build.mix_image_weights(config, sets)
-    return config, train_batches(config, sets, weights, start_step=0)
+    return config, train_batches(config, sets, weights, None, start_step=0)
 
 
 def pixels(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from trashseg_jax.data.warp import Batch, pixel_maps
+from trashseg_jax.data.warp import Batch, nearest_pixels, pixel_maps
 
 
 def size_at(step: int, *, total: int, sizes: tuple[int, ...]) -> int:
@@ -24,6 +24,6 @@ def shrink(batch: Batch, *, size: int) -> Batch:
     scaled = jax.image.resize(
         image.astype(jnp.float32), (len(image), size, size, 3), "linear", antialias=True
     )
-    nearest = (2 * jnp.arange(size) + 1) * before // (2 * size)  # in which the new centres lie
+    nearest = nearest_pixels(before, size=size)
     maps = {name: value[:, nearest[:, None], nearest] for name, value in maps.items()}
     return {**batch, **maps, "image": jnp.round(scaled).astype(jnp.uint8)}

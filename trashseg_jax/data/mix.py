@@ -3,12 +3,12 @@
 Imports no numpy: a wrong flag is answered at once.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from trashseg_jax.errors import InputError, show
+from trashseg_jax.settings import expand_home
 
 FORM = 'PRESET:FOLDER=SHARE or PRESET:FOLDER:CLASS_MAP=SHARE, several with a comma between, or ""'
 _NAME = r"[^:=,\0\n]+"
@@ -32,14 +32,14 @@ class Entry(NamedTuple):
 
     @property
     def json_file(self) -> Path | None:
-        path = Path(os.path.expanduser(self.folder))
+        path = Path(expand_home(self.folder))
         return path if path.suffix.lower() == ".json" else None
 
     @property
     def path(self) -> Path:
         """The data set's folder: above `annotations`, where a json in such a folder is named."""
         if not self.json_file:
-            return Path(os.path.expanduser(self.folder))
+            return Path(expand_home(self.folder))
         beside = self.json_file.parent
         return beside.parent if beside.name == "annotations" else beside
 

@@ -13,7 +13,7 @@ from trashseg_jax.devices.compiling import on_cpu
 
 LOOPS = 4  # parts in which pixels are gathered, one after the other
 Batch = dict[str, Array]  # see steps.Batch
-Sources = tuple[Array, Array, Array, Array]  # see _sources
+Neighbours = tuple[Array, Array, Array]  # see _neighbours
 # A homography of (x, y, 1) in pixels, pixel i from i to i + 1.
 Matrix = Float[Array, "*n 3 3"]
 
@@ -78,29 +78,43 @@ def scale_crops(batch: Batch) -> Batch:
     return {**batch, **maps, "image": image}
 
 
-def _sources(length: Int32[Array, ""], *, size: int) -> Sources:
+def _sources(length: Int32[Array, ""], *, size: int) -> tuple[Neighbours, Int32[Array, "s"]]:
     """Returns, for each of `size` pixels, what it is made of when `length` are scaled to it.
 
-    The two around its centre, the second's share, and the nearest.
+    The two around its centre, and the nearest.
     """
-    place = jnp.arange(size)
-    centre = jnp.clip((place + 0.5) * (length / size) - 0.5, 0, length - 1)
-    low = centre.astype(jnp.int32)
-    nearest = (2 * place + 1) * length // (2 * size)
-    return low, jnp.minimum(low + 1, length - 1), centre - low, nearest
+    place = (jnp.arange(size) + 0.5) * (length / size)
+    return _neighbours(place, length), nearest_pixels(length, size=size)
+
+
+def nearest_pixels(length: int | Int32[Array, ""], *, size: int) -> Int32[Array, "s"]:
+    """Returns, of `length` pixels scaled to `size`, those that the new ones' centres lie in."""
+    return (2 * jnp.arange(size) + 1) * length // (2 * size)
 
 
 def _scale_row(
-    image: UInt8[Array, "s s 3"], maps: dict[str, Array], row: Sources, columns: Sources
+    image: UInt8[Array, "s s 3"],
+    maps: dict[str, Array],
+    row: tuple[Neighbours, Array],
+    columns: tuple[Neighbours, Array],
 ) -> tuple[UInt8[Array, "s 3"], dict[str, Array]]:
-    top, bottom, below, nearest_row = row
-    left, right, beside, nearest_column = columns
-    # Each pixel from its four corners: blending rows first costs CPUs twice as much.
+    (lines, nearest_row), (places, nearest_column) = row, columns
+    scaled = _interpolate(image, lines, places)
+    return scaled, {name: value[nearest_row, nearest_column] for name, value in maps.items()}
+
+
+def _interpolate(
+    image: UInt8[Array, "s s 3"], rows: Neighbours, columns: Neighbours
+) -> UInt8[Array, "s 3"]:
+    """Interpolates a row's pixels bilinearly.
+
+    Each from its four corners: blending rows first costs CPUs twice as much.
+    """
+    (top, bottom, below), (left, right, beside) = rows, columns
     above, under = (
         _blend(image[line, left], image[line, right], beside[:, None]) for line in (top, bottom)
     )
-    scaled = jnp.round(_blend(above, under, below)).astype(jnp.uint8)
-    return scaled, {name: value[nearest_row, nearest_column] for name, value in maps.items()}
+    return jnp.round(_blend(above, under, below[..., None])).astype(jnp.uint8)
 
 
 def _blend(a: Array, b: Array, share: Array) -> Float[Array, "..."]:
@@ -146,18 +160,13 @@ def _warp_row(
     x, y = x / w, y / w
     inside = (x >= 0) & (y >= 0) & (x < extent[1]) & (y < extent[0])
     x, y = jnp.where(inside, x, 0), jnp.where(inside, y, 0)  # may be infinite outside
-    left, right, beside = _neighbours(x, extent[1])
-    top, bottom, below = _neighbours(y, extent[0])
-    above, under = (
-        _blend(image[line, left], image[line, right], beside[:, None]) for line in (top, bottom)
-    )
-    warped = jnp.round(_blend(above, under, below[:, None])).astype(jnp.uint8)
+    warped = _interpolate(image, _neighbours(y, extent[0]), _neighbours(x, extent[1]))
     nearest = y.astype(jnp.int32), x.astype(jnp.int32)
     moved = {name: value[nearest] for name, value in maps.items()}
     return {**moved, "image": warped, "content": inside}
 
 
-def _neighbours(place: Array, length: Array) -> tuple[Array, Array, Array]:
+def _neighbours(place: Array, length: Array) -> Neighbours:
     """Returns the pixels whose centres are before and behind, and the second's share."""
     centre = jnp.clip(place - 0.5, 0, length - 1)
     low = centre.astype(jnp.int32)
