@@ -6,7 +6,7 @@
 .PHONY: train test parity lint install install-dev clean
 .DEFAULT_GOAL := train
 
-CONFIG ?= configs/focal_balanced.py
+CONFIG ?= configs/demo.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
 # The first of these that starts and is a version we run on.

@@ -14,6 +14,7 @@ from trashseg_jax.configs import (
     best_cpu,
     crf_focal_balanced,
     default,
+    demo,
     dilated,
     dilated_focal,
     focal,
@@ -70,9 +71,9 @@ def test_experiments_and_recipes_keep_to_the_ranges(dataset, make, recipe):
     ranges.check(config)
 
 
-@pytest.mark.parametrize("make", [best, best_cpu], ids=["best", "best_cpu"])
-@pytest.mark.parametrize("dataset", ["aistage", "taco", "coco", "masks"])
-def test_recipes_for_real_photographs_keep_to_the_ranges(dataset, make):
+@pytest.mark.parametrize("make", [best, best_cpu, demo], ids=["best", "best_cpu", "demo"])
+@pytest.mark.parametrize("dataset", default.DATASETS)
+def test_recipes_from_published_weights_keep_to_the_ranges(dataset, make):
     config = config_of(dataset, make)
     resolve_config(config, overridden=[])
     ranges.check(config)
