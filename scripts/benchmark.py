@@ -21,6 +21,7 @@ sys.path.insert(1, str(Path(__file__).parent.parent))
 
 from bench import interleave, startup
 from bench.options import Options
+from trashseg_jax.devices import large_pages
 
 STORED = Path(__file__).parent.parent / "docs" / "benchmarks.json"
 PEER_PHONE = "bench.torch_prediction:masks_phone"
@@ -56,6 +57,8 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="repeat what is stored and compare")
     parser.add_argument("--tolerance", type=float, default=0.15, help="share a ratio may fall by")
     arguments = parser.parse_args()
+    # Both sides have what our commands ask the C library for.
+    os.environ.setdefault(large_pages.TUNABLES, large_pages.LARGE_PAGES)
     for name in arguments.subjects:
         if name not in subjects:
             parser.error(f"subject {name!r}: must be one of {', '.join(subjects)}")

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections.config_flags import config_flags
 
 from trashseg_jax import settings
+from trashseg_jax.devices.large_pages import restart_with_large_pages
 from trashseg_jax.errors import InputError
 from trashseg_jax.main import CONFIG, WORKDIR, check_devices, parse_flags, run
 
@@ -200,4 +201,5 @@ def write_folder(output: Path, model: "Model", onnx: Any) -> None:
 
 
 if __name__ == "__main__":
+    restart_with_large_pages()
     run(main, parse)

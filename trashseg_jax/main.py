@@ -16,6 +16,7 @@ from ml_collections.config_flags import config_flags
 
 from trashseg_jax import settings
 from trashseg_jax.devices import processes
+from trashseg_jax.devices.large_pages import restart_with_large_pages
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.run.interrupts import raise_on_signals
 
@@ -280,4 +281,5 @@ def run(command: Callable[[list[str]], Any], parse: Callable[[list[str]], list[s
 
 
 if __name__ == "__main__":
+    restart_with_large_pages()
     run(main, parse_flags)

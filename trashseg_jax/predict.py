@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+from trashseg_jax.devices.large_pages import restart_with_large_pages
 from trashseg_jax.errors import InputError
 from trashseg_jax.main import COMPILATION_CACHE, MODEL, check_devices, parse_flags, run
 
@@ -192,4 +193,5 @@ def read_wanted() -> "Wanted":
 
 
 if __name__ == "__main__":
+    restart_with_large_pages()
     run(main, parse_flags)
