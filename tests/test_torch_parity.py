@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fixtures_models import make_model, random_variables, run_card
 from safetensors.numpy import save_file
+from test_models import encoder_of
 
 from trashseg_jax import model_folder
 from trashseg_jax.errors import InputError
@@ -246,6 +247,25 @@ def test_unet_on_efficientnet_lite_is_the_library_s(name):
     logits = jax.jit(partial(ours.apply, train=False))(variables, image)
     assert largest_error(logits, theirs(tensor)) < 1e-4
     load_strictly(theirs, variables, ours.encoder)
+
+
+def test_dilated_efficientnet_lite_is_timm_s(tmp_path):
+    """At output stride 16: which blocks are dilated, and how their padding grows."""
+    import_library()
+    import timm
+
+    theirs = timm.create_model(
+        "tf_efficientnet_lite2", pretrained=False, features_only=True, output_stride=16
+    )
+    save_file(randomize(theirs), tmp_path / "weights.safetensors")
+    ours = encoder_of("efficientnet_lite2", output_stride=16)
+    image, tensor = random_image(64, 96)
+    shapes = jax.eval_shape(partial(ours.init, train=False), jax.random.key(0), image)
+    source = str(tmp_path / "weights.safetensors")
+    variables = pretrained.load_encoder(source, shapes, encoder=ours, prefix="")
+    features = jax.jit(partial(ours.apply, train=False))(variables, image)
+    for ours_at, theirs_at in zip(features[1:], theirs(tensor), strict=True):
+        assert largest_error(ours_at, theirs_at) < 1e-4
 
 
 def import_library():
