@@ -15,6 +15,7 @@ from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
 from trashseg_jax.report.table import NOTES, format_balance, format_table
 
 CLASSES = ("Background", "Metal", "Glass<i>")
+SHOWN = taxonomy.shown_colors(taxonomy.palette(3))
 CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
 
 
@@ -164,7 +165,7 @@ def test_sheet_shows_image_truth_and_prediction_pixel_for_pixel(tmp_path):
     save_samples(tmp_path / "sheet.png", [one], classes=CLASSES)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     scale = CELL // 32
-    palette = taxonomy.palette(3)
+    palette = SHOWN
     for column, expected in enumerate(
         (one.image, palette[one.label % 255], palette[one.prediction])
     ):
@@ -186,7 +187,7 @@ def test_refined_prediction_is_a_fourth_panel(tmp_path):
     for second in (0, 1):
         left = MARGIN + 3 * pitch + second * (4 * pitch + 2 * MARGIN)
         panel = sheet[24 : 24 + CELL : scale, left : left + CELL : scale]
-        np.testing.assert_array_equal(panel, taxonomy.palette(3)[refined])
+        np.testing.assert_array_equal(panel, SHOWN[refined])
 
 
 def test_sheet_without_samples_is_not_written(tmp_path):

@@ -78,6 +78,99 @@ def test_palette_begins_with_the_competitions_colours():
     np.testing.assert_array_equal(taxonomy.palette(11), expected)
 
 
+# Machado, Oliveira & Fernandes 2009, table 1, severity 1: linear RGB as these eyes see it.
+VISIONS = {
+    "all cones": np.eye(3),
+    "no red cones": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green cones": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "no blue cones": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def to_lab(colors, vision):
+    """CIE L*a*b* (D65) of sRGB, as seen so."""
+    srgb = np.asarray(colors) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(VISIONS[vision]), 0, 1)
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    xyz = seen @ np.transpose(to_xyz) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+def ciede2000(first, second):
+    """Sharma, Wu & Dalal 2005, equations 2 to 22."""
+    (l1, a1, b1), (l2, a2, b2) = np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0)
+
+    def saturated(chroma):
+        return np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
+
+    gain = 1.5 - 0.5 * saturated((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2)
+    c1, c2 = np.hypot(gain * a1, b1), np.hypot(gain * a2, b2)
+    h1, h2 = np.arctan2(b1, gain * a1), np.arctan2(b2, gain * a2)
+    turn = np.where(c1 * c2 == 0, 0, (h2 - h1 + np.pi) % (2 * np.pi) - np.pi)
+    hue = np.where(c1 * c2 == 0, h1 + h2, h1 + turn / 2) % (2 * np.pi)
+    light, chroma = (l1 + l2) / 2, (c1 + c2) / 2
+    cosines = np.cos([hue - np.pi / 6, 2 * hue, 3 * hue + np.pi / 30, 4 * hue - 0.35 * np.pi])
+    t = 1 + np.tensordot([-0.17, 0.24, 0.32, -0.2], cosines, 1)
+    by_light = (l2 - l1) / (1 + 0.015 * (light - 50) ** 2 / np.sqrt(20 + (light - 50) ** 2))
+    by_chroma = (c2 - c1) / (1 + 0.045 * chroma)
+    by_hue = 2 * np.sqrt(c1 * c2) * np.sin(turn / 2) / (1 + 0.015 * chroma * t)
+    angle = np.pi / 3 * np.exp(-(((np.degrees(hue) - 275) / 25) ** 2))
+    rotation = -2 * saturated(chroma) * np.sin(angle)
+    return np.sqrt(by_light**2 + by_chroma**2 + by_hue**2 + rotation * by_chroma * by_hue)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((50, 2.5, 0), (61, -5, 29), 22.8977),
+    ],
+)
+def test_colour_differences_are_those_of_the_published_table(first, second, expected):
+    """Sharma, Wu & Dalal 2005, table 1, pairs 1, 17 and 18."""
+    actual = ciede2000(np.array(first, float), np.array(second, float))
+    assert actual == pytest.approx(expected, abs=1e-4)
+
+
+def least_difference(colors, vision):
+    lab = to_lab(colors, vision)
+    first, second = np.triu_indices(len(colors), 1)
+    return ciede2000(lab[first], lab[second]).min()
+
+
+@pytest.mark.parametrize(("vision", "least"), [*((v, 17) for v in VISIONS), ("all cones", 29)])
+def test_shown_colours_can_be_told_apart(vision, least):
+    """The competition's least difference is 8.8, and 3.0 without red cones."""
+    palette = taxonomy.palette(11)
+    assert least_difference(palette, vision) < 9
+    assert least_difference(taxonomy.shown_colors(palette), vision) > least
+
+
+def test_a_palette_of_ones_own_is_shown_as_it_is():
+    """That of more than eleven classes too: some of its colours are among those shown for these."""
+    for own in (taxonomy.palette(11)[::-1], taxonomy.palette(60)):
+        np.testing.assert_array_equal(taxonomy.shown_colors(own), own)
+
+
 def test_palette_has_a_colour_of_its_own_for_each_of_255_classes():
     colors = taxonomy.palette(255)
     assert colors.shape == (255, 3)

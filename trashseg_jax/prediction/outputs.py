@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from trashseg_jax.data.taxonomy import shown_colors
 from trashseg_jax.inference import Segmented
 from trashseg_jax.prediction.inputs import Photo
 from trashseg_jax.prediction.measures import measure
@@ -33,7 +34,7 @@ class Options:
     tta: tuple[str, ...]
     probs: bool
     min_confidence: float
-    format: int = 1  # of the files; the next number where they change
+    format: int = 2  # of the files; the next number where they change
 
     def as_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -49,7 +50,8 @@ class Outputs:
     def __init__(self, folder: Path, options: Options):
         self.folder, self.options = folder, options
         self._key = options.key()
-        self._colors = np.array(options.palette, np.uint8)
+        self._palette = np.array(options.palette, np.uint8)
+        self._colors = shown_colors(self._palette)
 
     def mask(self, photo: Photo) -> Path:
         return self.folder / "masks" / f"{photo.name}.png"
@@ -94,7 +96,7 @@ class Outputs:
         """
         names = self.options.classes
         overlay = draw_overlay(picture, found.classes, names=names, palette=self._colors)
-        self._put(self.mask(photo), encode_mask(found.classes, palette=self._colors))
+        self._put(self.mask(photo), encode_mask(found.classes, palette=self._palette))
         self._put(self.overlay(photo), encode_jpeg(overlay))
         for path in self._kept_probs(photo):
             content = io.BytesIO()

@@ -11,6 +11,7 @@ from jaxtyping import Float16, UInt8
 from PIL import Image
 
 from trashseg_jax.data.photos import read_pixels, to_pixels
+from trashseg_jax.data.taxonomy import shown_colors
 from trashseg_jax.errors import InputError
 from trashseg_jax.prediction import models
 from trashseg_jax.prediction.measures import count_classes
@@ -35,7 +36,8 @@ class Prediction:
 
     def overlay(self) -> Image.Image:
         """Returns the photograph under its classes' colours, with a legend."""
-        return draw_overlay(self.image, self.classes, names=self.names, palette=self.palette)
+        colors = shown_colors(self.palette)
+        return draw_overlay(self.image, self.classes, names=self.names, palette=colors)
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()

@@ -38,12 +38,13 @@ def save_samples(
     """Saves a sheet: two samples a row, each as photograph, truth, prediction; a legend below.
 
     A refined prediction makes a fourth panel. Ignored pixels are grey in the truth. Nothing is
-    written without samples. Classes have the palette's colours where they are given none.
+    written without samples. Classes have `colors`, or else the palette's, as they are shown.
     """
     if not samples:
         return
     font = ImageFont.load_default(14)
-    used = taxonomy.palette(len(classes)) if colors is None else colors
+    palette = taxonomy.palette(len(classes)) if colors is None else colors
+    used = taxonomy.shown_colors(palette)
     columns, header = 2, 24
     rows = math.ceil(len(samples) / columns)
     legend_rows = math.ceil(len(classes) / 6)
@@ -71,7 +72,7 @@ def save_samples(
 
 def draw_strip(sample: Sample, *, classes: Sequence[str]) -> UInt8[np.ndarray, "h w 3"]:
     """Returns a sample's panels side by side, as on the sheet."""
-    panels = _panels(sample, taxonomy.palette(len(classes)))
+    panels = _panels(sample, taxonomy.shown_colors(taxonomy.palette(len(classes))))
     return np.concatenate([np.asarray(panel) for _, panel in panels], axis=1)
 
 
