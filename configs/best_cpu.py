@@ -8,15 +8,14 @@ def get_config(dataset: str = "aistage"):
     config.data.image_size = 256
     config.data.normalize = "inception"
     config.data.sampling.name = "repeat_factor"
-    config.data.augment.update({"object_crops": 0.5, "rotation": 10.0, "hue": 0.03})
-    config.data.paste.probability = 0.5
+    config.data.augment.update({"object_crops": 0.5, "rotation": 10.0})
     config.model.encoder = "efficientnet_lite0"
     config.model.pretrained = "package:efficientnet-lite0"
     config.model.decoder_features = (128, 64, 48, 32, 16)
     config.model.dtype = "float32"  # bfloat16 is no faster on CPUs
     config.loss.region = "dice"
-    config.optimizer.encoder_rate = 0.3
-    config.train.update({"epochs": 0.0, "steps": 4000, "batch_size": 8, "ema_decay": 0.998})
+    config.optimizer.encoder_rate = 0.5
+    config.train.update({"epochs": 0.0, "steps": 4200, "batch_size": 8, "ema_decay": 0.998})
     config.train.image_scales = (0.75, 1.0)
-    config.train.update({"eval_every": 500, "checkpoint_every": 500})
+    config.train.update({"eval_every": 700, "checkpoint_every": 350})
     return config
