@@ -39,10 +39,12 @@ def calibrated(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated") / "small"
     shutil.copytree(trained, folder)
     with pytest.MonkeyPatch.context() as patch:
-        fixtures_commands.calibrate(
-            patch, f"--workdir={folder}", "--config.calibration.pixels=2000"
-        )
+        fixtures_commands.calibrate(patch, *run_flags(folder), "--config.calibration.pixels=2000")
     return folder
+
+
+def run_flags(folder):
+    return [f"--workdir={folder}", f"--config=run:{folder}"]
 
 
 def report_of(folder):
@@ -111,7 +113,7 @@ def test_weights_are_those_of_the_run_s_record(calibrated):
 def test_figures_before_are_those_of_an_evaluation(calibrated, monkeypatch):
     flags = ["--config.eval.resolution=scaled", "--config.eval.calibration=False"]
     fixtures_commands.evaluate(
-        monkeypatch, f"--workdir={calibrated}", *flags, "--config.eval.tag=plain"
+        monkeypatch, *run_flags(calibrated), *flags, "--config.eval.tag=plain"
     )
     figures, raw = metrics_of(calibrated / "evaluations/val-2-plain"), report_of(calibrated)
     raw = raw["two_fold"]["raw"]
@@ -231,7 +233,7 @@ def test_an_evaluation_applies_what_is_there_and_says_so(
     report["calibration"] |= STRONG
     (folder / "calibration.json").write_text(json.dumps(report))
     fixtures_commands.evaluate(
-        monkeypatch, f"--workdir={folder}", f"--config.eval.resolution={resolution}"
+        monkeypatch, *run_flags(folder), f"--config.eval.resolution={resolution}"
     )
     figures, printed = metrics_of(folder / "evaluations/val-2"), capsys.readouterr().out
     fitted = calibration.read(folder / "calibration.json", classes=list(figures["iou"]))
@@ -309,7 +311,7 @@ def test_a_training_that_goes_on_is_scored_as_it_is_and_leaves_the_calibration_b
     config.optimizer.warmup_steps = 1
     assert "calibration" not in train.train(config, folder)
     with pytest.raises(InputError, match="weights of step 2, and these are of step 3"):
-        fixtures_commands.evaluate(monkeypatch, f"--workdir={folder}")
+        fixtures_commands.evaluate(monkeypatch, *run_flags(folder))
     with pytest.raises(InputError, match="weights of step 2, and these are of step 3"):
         trashseg_jax.Predictor(folder)
     trashseg_jax.Predictor(folder, calibration=False)
@@ -322,7 +324,7 @@ def test_a_training_that_goes_on_is_scored_as_it_is_and_leaves_the_calibration_b
 def test_all_images_of_the_split_that_is_reported_are_refused(trained, monkeypatch):
     with pytest.raises(InputError, match=r"images='all': 'val' is the split that is reported"):
         fixtures_commands.calibrate(
-            monkeypatch, f"--workdir={trained}", "--config.calibration.images=all"
+            monkeypatch, *run_flags(trained), "--config.calibration.images=all"
         )
     assert not (trained / "calibration.json").exists()
 
@@ -343,7 +345,7 @@ def test_an_older_run_s_pixels_are_counted_and_all_images_of_another_split_are_t
     del record["derived"]["pixel_share"]
     (folder / "config.json").write_text(json.dumps(record))
     flags = ["--config.calibration.images=all", "--config.calibration.split=train"]
-    fixtures_commands.calibrate(monkeypatch, f"--workdir={folder}", *flags)
+    fixtures_commands.calibrate(monkeypatch, *run_flags(folder), *flags)
     before, after = report_of(calibrated)["calibration"], report_of(folder)["calibration"]
     np.testing.assert_allclose(after["log_weight"], before["log_weight"])
     assert (after["split"], after["images"], after["num_images"]) == ("train", "all", 12)
