@@ -163,7 +163,12 @@ def taken_back(
     An older run has not recorded what the classes' shares of the pixels were; then they are counted
     in `sets`.
     """
-    loss, derived = record["loss"], record["derived"]
+    loss, derived = record["loss"], record.get("derived", {})
+    if missing := [key for key in ("alpha", "priors") if key not in derived]:
+        raise InputError(
+            f"{RECORD} of the run has no derived.{missing[0]}: an older version trained it; train "
+            "it for one more step, which records it, and calibrate then"
+        )
     counted = dict(zip(raw.classes, build.natural_priors(sets).tolist(), strict=True))
     shares = (derived["alpha"], derived["priors"], derived.get("pixel_share", counted))
     values = [np.array([one[name] for name in raw.classes], np.float64) for one in shares]
