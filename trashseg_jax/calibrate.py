@@ -292,8 +292,13 @@ def of_half(images: str, count: int) -> Bool[np.ndarray, "n"]:
 
 
 def mean_iou(confusion: Int64[np.ndarray, "*b k k"]) -> Float64[np.ndarray, "*b"]:
-    """The mean over the classes that occur in truth or prediction."""
-    return np.nanmean(metrics.iou(confusion), -1)
+    """The mean over the classes that are in the truth.
+
+    The mIoU of metrics.json is also over those that are predicted and not there: a strength that
+    stops predicting one would gain by a mean over fewer classes.
+    """
+    occurs = confusion.sum(-1) > 0
+    return np.where(occurs, metrics.iou(confusion), 0.0).sum(-1) / occurs.sum(-1)
 
 
 # How it fares.

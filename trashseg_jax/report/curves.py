@@ -18,30 +18,35 @@ GREY, LIGHT, BLUE = (110, 110, 110), (225, 225, 225), (0, 102, 204)
 
 
 class Axes(NamedTuple):
-    """A square of a picture, `left` from its edge, whose x goes to `end` and whose y to 1."""
+    """A square of a picture, `left` from its edge, whose x goes to `end` and whose y to `top`."""
 
     draw: ImageDraw.ImageDraw
     left: int
     end: float
+    top: float
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         side = WIDTH - 2 * MARGIN
-        return self.left + MARGIN + x / self.end * side, MARGIN + (1 - y) * side
+        return self.left + MARGIN + x / self.end * side, MARGIN + (1 - y / self.top) * side
 
 
 def save_strengths(path: Path, report: dict[str, Any]) -> None:
     """Draws mIoU and the rare classes' IoU over the strength, and which one is taken."""
     curve, fitted = report["curve"], report["calibration"]
-    picture, axes = _picture(count=1, legend=RARE + 1, end=curve["strength"][-1])
+    names = [fitted["classes"][i] for i in np.argsort(fitted["log_weight"])[::-1][:RARE]]
+    drawn = [curve["miou"], *(curve["iou"][name] for name in names)]
+    top = max(value for values in drawn for value in values if value is not None)
+    # The next fifth, so that rare classes' low scores can be told apart.
+    top = max(np.ceil(top * 5) / 5, 0.2)
+    picture, axes = _picture(count=1, legend=RARE + 1, end=curve["strength"][-1], top=top)
     _grid(axes[0], "IoU over the strength of the prior correction", "strength")
     x = fitted["strength"]
-    axes[0].draw.line([axes[0].at(x, 0), axes[0].at(x, 1)], GREY, 1)
-    order = np.argsort(fitted["log_weight"])[::-1][:RARE]
+    axes[0].draw.line([axes[0].at(x, 0), axes[0].at(x, top)], GREY, 1)
     colors = taxonomy.palette(len(fitted["classes"]))
     lines: list[Any] = [("mIoU", curve["miou"], (0, 0, 0), 3)]
-    for i in order:
-        name = fitted["classes"][i]
-        lines.append((name, curve["iou"][name], tuple(map(int, colors[i])), 2))
+    for name in names:
+        color = tuple(map(int, colors[fitted["classes"].index(name)]))
+        lines.append((name, curve["iou"][name], color, 2))
     for place, (name, values, color, width) in enumerate(lines):
         points = [
             axes[0].at(s, v)
@@ -56,7 +61,7 @@ def save_strengths(path: Path, report: dict[str, Any]) -> None:
 def save_reliability(path: Path, report: dict[str, Any]) -> None:
     """Draws what the predicted classes' probabilities came true as, before and after."""
     method = report["calibration"]["method"]
-    picture, axes = _picture(count=2, legend=0, end=1.0)
+    picture, axes = _picture(count=2, legend=0, end=1.0, top=1.0)
     for one, name in zip(axes, (RAW, method), strict=True):
         figures = report["two_fold"][name]
         _grid(one, f"{name}: ECE {figures['ece']:.3f}", "probability; share that came true")
@@ -77,19 +82,19 @@ def _bars(axes: Axes, bins: dict[str, Sequence[float]]) -> None:
     axes.draw.line([axes.at(0, 0), axes.at(1, 1)], GREY, 1)
 
 
-def _picture(*, count: int, legend: int, end: float) -> tuple[Image.Image, list[Axes]]:
+def _picture(*, count: int, legend: int, end: float, top: float) -> tuple[Image.Image, list[Axes]]:
     height = HEIGHT + 20 * legend
     picture = Image.new("RGB", (count * WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
-    return picture, [Axes(draw, i * WIDTH, end) for i in range(count)]
+    return picture, [Axes(draw, i * WIDTH, end, top) for i in range(count)]
 
 
 def _grid(axes: Axes, title: str, label: str) -> None:
     font = ImageFont.load_default(13)
     for i in range(6):
-        y, x = i / 5, i / 5 * axes.end
+        y, x = i / 5 * axes.top, i / 5 * axes.end
         axes.draw.line([axes.at(0, y), axes.at(axes.end, y)], LIGHT, 1)
-        _text(axes, axes.at(0, y), f"{y:.1f}", font, shift=(-26, -8))
+        _text(axes, axes.at(0, y), f"{y:.2g}", font, shift=(-26, -8))
         _text(axes, axes.at(x, 0), f"{x:.1f}", font, shift=(-9, 4))
     _text(axes, (axes.left + MARGIN, 18), title, ImageFont.load_default(15), shift=(0, 0))
     _text(axes, axes.at(0, 0), label, font, shift=(0, 22))

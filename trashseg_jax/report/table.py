@@ -119,6 +119,7 @@ def format_calibration(report: dict[str, Any]) -> str:
     gain = columns[fitted["method"]]["gain_interval"]
     if gain:
         lines.append(
+            "mIoU is over the classes in the truth here\n"
             f"{fitted['method']}: 95 % of resamples of the images change the mIoU by "
             "{:+.4f} to {:+.4f}".format(*gain)
         )
