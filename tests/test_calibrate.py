@@ -6,6 +6,7 @@ import shutil
 
 import fixtures_commands
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixtures_models import make_model
@@ -85,7 +86,7 @@ def test_the_strength_is_the_best_of_its_half_and_the_figures_are_those_of_the_o
     assert len(images) == report["num_images"] == 5
 
     def miou(strength, chosen):
-        undone = [calibration.undo_focal(logits, gamma=2.0) for logits, _ in chosen]
+        undone = [calibration.undo_focal(jnp.asarray(logits), gamma=2.0) for logits, _ in chosen]
         moved = [np.asarray(one) - strength * np.array(fitted.log_weight) for one in undone]
         counts = [confusion_of(one, y) for one, (_, y) in zip(moved, chosen, strict=True)]
         count = np.sum(counts, 0)
@@ -247,7 +248,7 @@ def test_an_evaluation_applies_what_is_there_and_says_so(
     assert warned.startswith("3 of these images, of aistage/val the even ones")
     if resolution == "scaled":
         images = logits_and_labels(folder, tiny_config())
-        expected = sum(confusion_of(fitted.apply(logits), y) for logits, y in images)
+        expected = sum(confusion_of(fitted.apply(jnp.asarray(logits)), y) for logits, y in images)
         differing = np.abs(np.array(figures["confusion"]) - expected).sum()
         assert differing <= 10  # rounding, of 5,120 pixels
     assert figures["confusion"] != metrics_of(folder)["confusion"]

@@ -272,7 +272,9 @@ def fit_all(
     fitted = {}
     for method, start in {"temperature": raw, "bias": raw, "prior": best}.items():
         found = likelihood.fit(
-            np.asarray(start.apply(pixels.logits)), pixels.labels, bias=method == "bias"
+            np.asarray(start.apply(jnp.asarray(pixels.logits))),
+            pixels.labels,
+            bias=method == "bias",
         )
         fitted[method] = dataclasses.replace(
             start,
@@ -291,7 +293,7 @@ def of_half(images: str, count: int) -> Bool[np.ndarray, "n"]:
     return {"even": places % 2 == 0, "odd": places % 2 == 1, "all": places >= 0}[images]
 
 
-def mean_iou(confusion: Int64[np.ndarray, "*b k k"]) -> Float64[np.ndarray, "*b"]:
+def mean_iou(confusion: Int64[np.ndarray, "c k k"]) -> Float64[np.ndarray, "c"]:
     """The mean over the classes that are in the truth.
 
     The mIoU of metrics.json is also over those that are predicted and not there: a strength that
@@ -339,7 +341,8 @@ def cross(of_even: np.ndarray, of_odd: np.ndarray, *, odd: Bool[np.ndarray, "n"]
 
 
 def probs_of(fitted: Calibration, pixels: Pixels) -> Float64[np.ndarray, "p k"]:
-    return np.asarray(jax.nn.softmax(fitted.apply(pixels.logits)), np.float64)
+    logits = fitted.apply(jnp.asarray(pixels.logits))
+    return np.asarray(jax.nn.softmax(logits), np.float64)
 
 
 def describe(
@@ -354,7 +357,7 @@ def describe(
     errors = reliability.class_errors(probs, labels)
     bins = reliability.top_label(probs, labels)
     return {
-        "miou": float(mean_iou(confusion)),
+        "miou": float(mean_iou(confusion[None])[0]),
         "iou": dict(zip(classes, map(number, metrics.iou(confusion)), strict=True)),
         "pixel_accuracy": metrics.pixel_accuracy(confusion),
         "log_loss": reliability.log_loss(probs, labels),
