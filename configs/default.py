@@ -96,6 +96,9 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "tile_scale": 1.0,
             "tta": "",  # views whose probabilities are averaged: "flip", "scales", "flip,scales"
             "checkpoint": "latest",  # best: by mIoU; or the step of one
+            # False: an evaluation leaves out the calibration that is there. Those during training,
+            # and the one at its end, never have any.
+            "calibration": True,
             "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
             "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
         }
@@ -113,6 +116,21 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "bilateral_compat": 10.0,
             "workers": -1,  # processes; -1: one a core, 0: none, refines between the batches
             "timeout": 300.0,  # seconds an image may take a process, before another one tries
+        }
+    )
+    # What --mode=calibrate fits, and on which images (docs/calibration.md).
+    config.calibration = ConfigDict(
+        {
+            # prior: class weights and sampling are taken back, as far as is best for the mIoU;
+            # temperature: one factor on the logits; bias: that and an addend a class.
+            "method": "prior",
+            "split": "val",  # or train, of which the network is too sure
+            # Of its images: those at even or at odd places, whose others judge what is fitted; all,
+            # where eval.split is another one.
+            "images": "even",
+            # Of prior: the focal loss's own distortion is undone before.
+            "undo_focal": True,
+            "pixels": 200_000,  # of each half, drawn at random, that temperature and bias are of
         }
     )
     config.recipes = _recipes()

@@ -171,9 +171,16 @@ RANGES: dict[str, Rule] = {
     ),
     "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
     "eval.common_share": SHARE_BELOW_ONE,
+    "eval.calibration": YES_OR_NO,
     "eval.tag": Text(
         'a plain name, the end of a folder\'s, or ""', r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?"
     ),
+    # calibration
+    "calibration.method": OneOf(("prior", "temperature", "bias")),
+    "calibration.split": OneOf(("train", "val")),
+    "calibration.images": OneOf(("even", "odd", "all")),
+    "calibration.undo_focal": YES_OR_NO,
+    "calibration.pixels": Number(whole=True, at_least=1000, at_most=10**8),
     # crf
     "crf.enabled": YES_OR_NO,
     "crf.iterations": Number(whole=True, at_least=1, at_most=1000),

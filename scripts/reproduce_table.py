@@ -129,6 +129,9 @@ DATA_NOTES = {
 WITHOUT_EFFECT = (
     *("data.cache_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints"),
     *("crf.workers", "crf.timeout", "crf.enabled", "eval.tag"),
+    # Calibrated figures are told by themselves: see find_figures.
+    *(f"calibration.{key}" for key in ("method", "split", "images", "undo_focal", "pixels")),
+    "eval.calibration",
 )
 SHOWN = 4  # differences that an error names
 
@@ -277,7 +280,8 @@ def run_experiment(experiment: Experiment, workdir: Path, flags: list[str]) -> d
     key = "crf" if experiment.refined else "iou"
     figures = find_figures(workdir, flags, key=key)
     if figures is None:
-        mode = ["--mode=evaluate", "--config.crf.enabled=True"] if experiment.refined else []
+        scored = ["--mode=evaluate", "--config.crf.enabled=True", "--config.eval.calibration=False"]
+        mode = scored if experiment.refined else []
         command = [sys.executable, "-m", "trashseg_jax.main", f"--workdir={workdir.resolve()}"]
         run_to_the_end([*command, *flags, *mode])
         figures = find_figures(workdir, flags, key=key)
@@ -298,6 +302,7 @@ def find_figures(workdir: Path, flags: list[str], *, key: str) -> dict[str, Any]
     for path in (workdir / "metrics.json", *sorted(workdir.glob("evaluations/*/metrics.json"))):
         figures = json.loads(path.read_text()) if path.exists() else {}
         same = figures.get("split") == config.eval.split and not differences(path.parent, flags)
+        same &= "calibration" not in figures
         if same and key in figures and figures["step"] >= last:
             return figures
     return None

@@ -33,6 +33,11 @@ def evaluate(monkeypatch, *arguments):
     return _call(monkeypatch, "trashseg_jax.main", main.main, ["--mode=evaluate", *arguments])
 
 
+def calibrate(monkeypatch, *arguments):
+    """`python -m trashseg_jax.main --mode=calibrate`."""
+    return _call(monkeypatch, "trashseg_jax.main", main.main, ["--mode=calibrate", *arguments])
+
+
 def predict_files(monkeypatch, *arguments):
     """`python -m trashseg_jax.predict`; returns the exit code."""
     return _call(monkeypatch, "trashseg_jax.predict", predict.main, arguments)

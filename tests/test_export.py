@@ -116,8 +116,8 @@ def test_figures_of_an_evaluation_of_those_weights_are_taken(finished_run, tmp_p
         figures = {**finished_run[1], "step": step}
         (folder / "metrics.json").write_text(json.dumps(figures))
     for step in (2, 4):
-        assert model_sources.find_figures(tmp_path, step=step)["step"] == step
-    assert model_sources.find_figures(tmp_path, step=3) is None
+        assert model_sources.find_figures(tmp_path, step=step, calibration=None)["step"] == step
+    assert model_sources.find_figures(tmp_path, step=3, calibration=None) is None
 
 
 def test_exporting_from_the_command_line(finished_run, tmp_path):

@@ -187,6 +187,19 @@ def test_interval_of_one_image_is_its_own_mean():
 def test_interval_of_nothing_is_undefined():
     for parts in (np.zeros((0, K, K), int), np.zeros((3, K, K), int)):
         assert metrics.bootstrap_interval(parts, resamples=10) is None
+        assert metrics.difference_interval(parts, parts, resamples=10) is None
+
+
+def test_interval_of_a_difference_is_that_of_the_same_resamples_of_both():
+    before, after = RNG.integers(1, 50, (2, 9, K, K))
+    draws = np.random.default_rng(0)
+    differences = []
+    for _ in range(300):
+        drawn = np.repeat(np.arange(9), draws.multinomial(9, np.full(9, 1 / 9)))
+        differences.append(resample_mean(after, drawn) - resample_mean(before, drawn))
+    actual = metrics.difference_interval(before, after, resamples=300)
+    assert actual == pytest.approx(np.quantile(differences, (0.025, 0.975)))
+    assert metrics.difference_interval(before, before, resamples=300) == [0, 0]
 
 
 def test_interval_is_left_out_where_no_resamples_are_asked_for():

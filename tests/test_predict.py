@@ -639,7 +639,7 @@ def test_a_class_may_be_called_as_unsure_pixels_are():
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"holds no config\.json"):
-        models.load(tmp_path, checkpoint="latest")
+        models.load(tmp_path, checkpoint="latest", calibration=True)
 
 
 def test_importing_the_package_imports_no_jax():
@@ -648,12 +648,12 @@ def test_importing_the_package_imports_no_jax():
 
 
 def test_a_models_folder_predicts_as_its_run(run_folder, photos, tmp_path):
-    model = models.load(run_folder, checkpoint="latest")
+    model = models.load(run_folder, checkpoint="latest", calibration=True)
     config = settings.read_config(run_folder, defaults=default.get_config)
     folder = tmp_path / "model"
     folder.mkdir()
     model_folder.write(folder, model_sources.model_of_run(config, run_folder))
-    again = models.load(folder, checkpoint="latest")
+    again = models.load(folder, checkpoint="latest", calibration=True)
     assert again.classes == model.classes
     assert again.normalize == model.normalize
     np.testing.assert_array_equal(

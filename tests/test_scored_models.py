@@ -41,7 +41,7 @@ def write_model(folder, model):
 
 @pytest.fixture(scope="module")
 def exported(run_folder, tmp_path_factory):
-    model = model_sources.load(run_folder, checkpoint="latest")
+    model = model_sources.load(run_folder, checkpoint="latest", calibration=True)
     return write_model(tmp_path_factory.mktemp("models") / "exported", model)
 
 
@@ -171,7 +171,7 @@ def test_what_is_missing_beside_a_model_is_one_line(evaluate, run_folder, export
 
 def member(model):
     normalize = augment.make_normalize(model.normalize)
-    return inference.Member(model.network, model.variables, normalize, model.image_size)
+    return inference.Member(model.network, model.variables, normalize, model.image_size, None)
 
 
 def segment(models, images, *, scale, tile_scale, tta):

@@ -103,7 +103,8 @@ def test_the_command_finds_the_shipped_configs(environment, tmp_path):
     unknown = call(environment / "trashseg", "sing", cwd=tmp_path)
     assert unknown.returncode == 2
     assert (
-        unknown.stderr == "error: trashseg sing: must be one of train, evaluate, predict, export\n"
+        unknown.stderr
+        == "error: trashseg sing: must be one of train, evaluate, calibrate, predict, export\n"
     )
 
 

@@ -102,6 +102,22 @@ def log_priors(priors: Float64[np.ndarray, "k"]) -> Float64[np.ndarray, "k"]:
     return np.where(priors > 0, np.log(np.maximum(priors, RAREST_PRIOR)), 0.0)
 
 
+def log_effective_weights(
+    alpha: Weights, priors: Weights, pixel_share: Weights, *, logit_adjustment: float
+) -> Weights:
+    """Returns by how much the training raises each class's logit above the posterior's.
+
+    That is log(alpha * priors / pixel_share): a class's weight in the loss, times what sampling and
+    the reduction made of its share of the pixels. With `logit_adjustment` the loss sees more than
+    what predicts, by that times the log prior, which is therefore subtracted. 0 for a class that
+    the training does not have.
+    """
+    known = (alpha > 0) & (priors > 0) & (pixel_share > 0)
+    ratio = np.where(known, alpha * priors / np.where(known, pixel_share, 1), 1)
+    raised = np.log(np.where(known, ratio, 1)) - logit_adjustment * log_priors(priors)
+    return np.where(known, raised, 0.0)
+
+
 def own_weights(values: tuple[int | float, ...] | str, *, classes: Sequence[str]) -> Weights:
     """Returns `config.loss.alpha_values`: one number a class, or "NAME=NUMBER,..." and 1 elsewhere.
 

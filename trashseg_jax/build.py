@@ -322,6 +322,16 @@ def build_priors(
     return priors
 
 
+def natural_priors(sets: TrainingSets) -> Float64[np.ndarray, "k"]:
+    """Returns each class's share of the main training split's pixels, each of them counted once.
+
+    As validation images have it, which come from the same data set and are neither weighted nor
+    mixed with others.
+    """
+    pixels, _ = sets.main.counts("train")
+    return alphas.class_priors(pixels, np.ones(len(pixels)), by_image=False)
+
+
 def build_loss(
     config: Config,
     alpha: Float64[np.ndarray, "k"],

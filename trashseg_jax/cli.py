@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "train": ("trashseg_jax.main", ["--mode=train"]),
     "evaluate": ("trashseg_jax.main", ["--mode=evaluate"]),
+    "calibrate": ("trashseg_jax.main", ["--mode=calibrate"]),
     "predict": ("trashseg_jax.predict", []),
     "export": ("trashseg_jax.export", []),
 }
@@ -17,6 +18,7 @@ usage: trashseg COMMAND [--FLAG=VALUE ...]
   trashseg train --config=focal_balanced:aistage --config.data.dir=FOLDER
   trashseg evaluate --workdir=runs/NAME
   trashseg evaluate --model=models/NAME --config=reference:coco --config.data.dir=FOLDER
+  trashseg calibrate --workdir=runs/NAME
   trashseg predict --model=runs/NAME --input=photos/ --output=out/
   trashseg export --workdir=runs/NAME --output=models/NAME
 

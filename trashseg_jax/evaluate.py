@@ -25,7 +25,8 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.inference import Fitted, Member, Segmenter, member_of
-from trashseg_jax.refine import pool
+from trashseg_jax.refine import calibration, pool
+from trashseg_jax.refine.calibration import Calibration
 from trashseg_jax.report import files, page, sheet
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
 from trashseg_jax.run.identity import check_identity
@@ -95,19 +96,28 @@ def _evaluate(
     if not models:
         check_identity(config, workdir)
 
-    # The split, and the model as the checkpoint or the folder has it.
+    # The split, the model as the checkpoint or the folder has it, and its calibration.
     data = build.build_data(config, for_training=not models)
     sets = build.build_training_sets(config, data, mixed=not models)
     warnings = audit.find_warnings(data, split=config.eval.split)
     warnings += audit.find_mixed_warnings(sets)
-    for line in warnings:
-        print(f"warning: {line}")
     model = build.build_model(config, num_classes=len(data.classes))
     tx, _ = build.build_optimizer(config, steps=1)
     priors = None
     if config.loss.logit_adjustment:
         priors = build.build_priors(config, sets, build.mix_image_weights(config, sets))
     loss_fn = build.build_loss(config, build.build_alpha(config, sets), priors)
+    state = trained_state(models[0], mesh) if models else restore(config, workdir, model, tx, mesh)
+    calibrations = [one.calibration for one in models]
+    if not models:
+        calibrations = [find_calibration(config, workdir, data.classes, step=int(state.step))]
+    names = [one["name"] for one in described.get("models", [])] or [str(workdir)]
+    for name, one in zip(names, calibrations, strict=True):
+        if one is not None:
+            print(calibration.announce(one, of=name))
+            warnings += find_judged_by_itself(config, one)
+    for line in warnings:
+        print(f"warning: {line}")
     score = build_scorer(
         config,
         data,
@@ -117,8 +127,8 @@ def _evaluate(
         refine=config.crf.enabled,
         resolution=config.eval.resolution,
         others=[member_of(other) for other in models[1:]],
+        calibration=calibrations[0],
     )
-    state = trained_state(models[0], mesh) if models else restore(config, workdir, model, tx, mesh)
 
     # The figures.
     result = score(state)
@@ -129,6 +139,10 @@ def _evaluate(
         figures = {**report(result, step=step, skipped=None), **described}
     else:
         figures = report(result, step=int(state.step), skipped=int(state.skipped))
+        if own := calibrations[0]:
+            figures["calibration"] = own.describe()
+    if any(calibrations):
+        figures["loss"] = None  # the training's, which is of logits as they are
     if jax.process_index() == 0:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
         with folders.explained(workdir, remedy), files.replaced_folder(folder) as folder:
@@ -138,6 +152,26 @@ def _evaluate(
             write_reports(folder, figures, result.samples, log=log, colors=colors)
             files.write_json(folder / "config.json", config.to_dict())
     return figures
+
+
+def find_calibration(
+    config: Config, workdir: Path, classes: tuple[str, ...], *, step: int
+) -> Calibration | None:
+    """Returns that of the run in `workdir`, unless there is none or `eval.calibration` is off."""
+    if not config.eval.calibration:
+        return None
+    return calibration.of_run(workdir, classes=classes, step=step)
+
+
+def find_judged_by_itself(config: Config, fitted: Calibration) -> list[str]:
+    """Returns a warning where images that a calibration was fitted on are about to be scored."""
+    if (fitted.dataset, fitted.split) != (config.data.name, config.eval.split):
+        return []
+    return [
+        f"{fitted.num_images} of these images, of {fitted.dataset}/{fitted.split} the "
+        f"{fitted.images} ones, are those that the calibration was fitted on; what it does to "
+        "others is in calibration.json"
+    ]
 
 
 def trained_state(model: "Model", mesh: Mesh) -> steps.TrainState:
@@ -199,11 +233,13 @@ def build_scorer(
     refine: bool,
     resolution: str,
     others: Sequence[Member] = (),
+    calibration: Calibration | None = None,
 ) -> Callable[[steps.TrainState], Evaluation]:
     """Returns a function that scores a state on the split `eval.split`, with the CRF or not.
 
     It counts the pixels of the photographs ("original") or of the images as they are scaled for
-    the network ("scaled"). At the former, probabilities are averaged with those of `others`.
+    the network ("scaled"). At the former, probabilities are averaged with those of `others`. The
+    state's logits are calibrated if a `calibration` is given; the loss is of these then.
     """
     score_all = {"original": build_original_scores, "scaled": build_scaled_scores}
     build_scores = choose("eval.resolution", resolution, score_all)
@@ -212,7 +248,14 @@ def build_scorer(
     if others:
         build_scores = partial(build_scores, others=others)
     scores = build_scores(
-        config, source, model, loss_fn, mesh, num_classes=num_classes, probs=refine
+        config,
+        source,
+        model,
+        loss_fn,
+        mesh,
+        num_classes=num_classes,
+        probs=refine,
+        calibration=calibration,
     )
     total = -(-len(source) // config.eval.batch_size)
     pool = build.build_crf(config) if refine else None
@@ -247,13 +290,19 @@ def build_scaled_scores(
     *,
     num_classes: int,
     probs: bool,
+    calibration: Calibration | None,
 ) -> Callable[[Any], Iterator[Batch]]:
     """Returns `variables -> batches` with the eval step's outputs."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
     normalize = build.build_normalize(config)
     eval_step = steps.make_eval_step(
-        model, loss_fn, normalize=normalize, num_classes=num_classes, probs=probs
+        model,
+        loss_fn,
+        normalize=normalize,
+        num_classes=num_classes,
+        probs=probs,
+        calibration=calibration,
     )
 
     def scores(variables: Any) -> Iterator[Batch]:
@@ -280,6 +329,7 @@ def build_original_scores(
     *,
     num_classes: int,
     probs: bool,
+    calibration: Calibration | None,
     others: Sequence[Member] = (),
 ) -> Callable[[Any], Iterator[Batch]]:
     """Returns `variables -> batches` with the same outputs, of what prediction would write.
@@ -301,6 +351,7 @@ def build_original_scores(
             tta=tta_names(config),
             batch_size=config.eval.batch_size // jax.process_count(),
             others=others,
+            calibration=calibration,
         )
         see = partial(see_photo, segmenter)
         batches = original_batches(source, see=see, **batch_options(config))

@@ -44,7 +44,7 @@ IMAGE_SIZE = flags.DEFINE_integer(
 for name in ("workdir", "config"):
     flags.declare_key_flag(name)
 
-OVERRIDABLE = ("eval.checkpoint",)
+OVERRIDABLE = ("eval.checkpoint", "eval.calibration")
 
 
 def main(argv: list[str]) -> None:
@@ -82,7 +82,10 @@ def cook_soup(folders: list[Path]) -> "Model":
     config: Any = CONFIG.value
     checkpoint = "latest" if config is None else str(config.eval.checkpoint)
     return model_sources.average_weights(
-        {folder: model_sources.load(folder, checkpoint=checkpoint) for folder in folders}
+        {
+            folder: model_sources.load(folder, checkpoint=checkpoint, calibration=False)
+            for folder in folders
+        }
     )
 
 
@@ -134,8 +137,8 @@ def check_source() -> None:
     if foreign:
         raise InputError(
             f"--{foreign[0]}: does not belong to this export; a run is exported as it is, but for "
-            "--config.eval.checkpoint, and --encoder, --classes, --normalize and --image_size "
-            "belong to --from_smp"
+            "--config.eval.checkpoint and --config.eval.calibration, and --encoder, --classes, "
+            "--normalize and --image_size belong to --from_smp"
         )
 
 

@@ -20,6 +20,7 @@ from trashseg_jax.ahead import batched, map_ahead, one_behind
 from trashseg_jax.data import augment, scaling
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.errors import InputError
+from trashseg_jax.refine.calibration import Calibration, calibrated
 from trashseg_jax.settings import choose
 
 SCALINGS = ("fit", "tile")  # what `eval.scale` may be
@@ -43,18 +44,19 @@ class Segmented(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A network, and what it is fed with."""
+    """A network, what it is fed with, and what its logits are calibrated by, if they are."""
 
     model: nn.Module
     variables: Any
     normalize: Callable[[Array], Array]
     image_size: int
+    calibration: Calibration | None
 
 
 def member_of(model: Any) -> Member:
     """Returns what a segmenter takes of a `model_folder.Model`."""
     normalize = augment.make_normalize(model.normalize)
-    return Member(model.network, model.variables, normalize, model.image_size)
+    return Member(model.network, model.variables, normalize, model.image_size, model.calibration)
 
 
 class View(NamedTuple):
@@ -85,7 +87,8 @@ class Segmenter:
     the host go to all devices of this process.
 
     With `others` it averages the probabilities of several models, each fed at its own size and each
-    with the same weight; the first one's size is the segmenter's.
+    with the same weight; the first one's size is the segmenter's. A `calibration`, the others have
+    theirs, is applied to the network's logits, before they are scaled or averaged.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Segmenter:
         batch_size: int,
         keep_probs: bool = False,
         others: Sequence[Member] = (),
+        calibration: Calibration | None = None,
     ):
         self.tiles = choose("scale", scale, {name: name == "tile" for name in SCALINGS})
         if tile_scale != 1 and not self.tiles:
@@ -110,7 +114,7 @@ class Segmenter:
                 "leave it at 1.0"
             )
         self.tile_scale = tile_scale
-        members = (Member(model, variables, normalize, image_size), *others)
+        members = (Member(model, variables, normalize, image_size, calibration), *others)
         self.views = tuple(
             view._replace(member=place)
             for place, one in enumerate(members)
@@ -126,7 +130,7 @@ class Segmenter:
             for one in members
         ]
         self.batch_size = -(-batch_size // self._mesh.size) * self._mesh.size
-        self._apply = [make_apply(one.model, one.normalize) for one in members]
+        self._apply = [make_apply(one.model, one.normalize, one.calibration) for one in members]
 
     def segment(self, images: Iterator[UInt8[np.ndarray, "_ _ 3"]]) -> Iterator[Segmented]:
         """Yields what each photograph shows, in their order."""
@@ -517,13 +521,15 @@ def _decide_probs(probs: Any, numpy: Any, *, keep_probs: bool) -> tuple[Any, ...
 
 
 def make_apply(
-    model: nn.Module, normalize: Callable[[Array], Array]
+    model: nn.Module, normalize: Callable[[Array], Array], calibration: Calibration | None
 ) -> Callable[[Any, Array], Logits]:
-    """Returns jitted `(variables, images) -> logits`."""
-    return jax.jit(
-        lambda variables, images: model.apply(variables, normalize(images), train=False),
-        compiler_options=compiler_options(),
-    )
+    """Returns jitted `(variables, images) -> logits`, which are calibrated if they are to be."""
+
+    def apply(variables: Any, images: Array) -> Logits:
+        logits: Any = model.apply(variables, normalize(images), train=False)
+        return calibrated(logits, calibration)
+
+    return jax.jit(apply, compiler_options=compiler_options())
 
 
 def write(whole: Segmented, corner: Size, block: Sequence[Array | np.ndarray | None]) -> None:

@@ -32,7 +32,7 @@ MODEL = flags.DEFINE_multi_string(
     [],
     "Of several, repeated, the probabilities are averaged: the folder of a run or of a model.",
 )
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "calibrate"], "What to do.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT at process 0, for a run of several processes."
 )
@@ -66,6 +66,9 @@ def main(argv: list[str]) -> None:
 
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()
+    if MODE.value == "calibrate":
+        fit_calibration(config, workdir)
+        return
     figures = train_or_score(config, workdir, models)
     print(table.format_table(figures))
     folder = workdir
@@ -73,6 +76,18 @@ def main(argv: list[str]) -> None:
         folder = evaluation_folder(workdir, figures, tag=config.eval.tag)
     names = ("metrics.json", "samples.png", "report.html", "log.jsonl")
     print(f"{folder}: {', '.join(name for name in names if (folder / name).exists())}")
+
+
+def fit_calibration(config: ConfigDict, workdir: Path) -> None:
+    """Fits a calibration to the run in `workdir`, and prints what it does."""
+    from trashseg_jax import calibrate
+    from trashseg_jax.refine import calibration
+    from trashseg_jax.report import table
+
+    report = calibrate.calibrate(config, workdir)
+    print(table.format_calibration(report))
+    names = (calibration.FILE, calibrate.STRENGTH_CURVES, calibrate.DIAGRAM)
+    print(f"{workdir}: {', '.join(names)}")
 
 
 def train_or_score(config: ConfigDict, workdir: Path, models: list[Path]) -> dict[str, Any]:
@@ -168,10 +183,10 @@ def choose_models() -> tuple[list[Path], str | None]:
     folders, workdir = [Path(settings.expand_home(name)) for name in MODEL.value], WORKDIR.value
     if not folders:
         return [], workdir
-    if MODE.value == "train":
+    if MODE.value != "evaluate":
         raise InputError(
             "--model: belongs to --mode=evaluate; to begin a run with a model's weights pass "
-            "--config.model.init=FOLDER"
+            "--config.model.init=FOLDER, and to calibrate a run --workdir=RUN"
         )
     from trashseg_jax import scored_models  # imports jax
     from trashseg_jax.model_description import holds_model
@@ -196,7 +211,7 @@ def choose_models() -> tuple[list[Path], str | None]:
 
 
 def read_config(workdir: str | None = None) -> ConfigDict:
-    """Returns --config with its overrides; for an evaluation without it, the run's own."""
+    """Returns --config with its overrides; where nothing is trained without it, the run's own."""
     from trashseg_jax.configs import ranges, run
 
     config: Any = CONFIG.value
@@ -220,10 +235,9 @@ def choose_workdir(given: str | None) -> Path:
             "--workdir is missing; several processes need the same one, on a file system that "
             "they share"
         )
-    if MODE.value == "evaluate":
-        raise InputError(
-            "--workdir is missing; pass the folder of the run to evaluate, or --model=FOLDER"
-        )
+    if MODE.value != "train":
+        also = ", or --model=FOLDER" if MODE.value == "evaluate" else ""
+        raise InputError(f"--workdir is missing; pass the folder of the run to {MODE.value}{also}")
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).name.partition(".py")[0]
     return Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 

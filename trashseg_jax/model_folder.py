@@ -23,9 +23,11 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import FORMAT, read_description
 from trashseg_jax.models import pretrained, smp_names
 from trashseg_jax.models.unet import UNTRAINED, UNet, make_unet
+from trashseg_jax.refine import calibration
+from trashseg_jax.refine.calibration import Calibration
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
-AS_THEY_ARE = ("image_size", "categories", "calibration", "figures", "training")
+AS_THEY_ARE = ("image_size", "categories", "figures", "training")
 LIBRARIES = ("trashseg_jax", "jax", "flax")
 
 
@@ -34,8 +36,9 @@ class Model:
     """A network with its weights, and what its inputs and outputs mean.
 
     `architecture` has the options of `config.model` that shape the network; `figures` are those of
-    metrics.json for these weights, `training` is how they came about, `calibration` is reserved;
-    all three may be None, and so may `categories`, the class of each category's name.
+    metrics.json for these weights, `training` is how they came about, `calibration` makes of the
+    network's logits those whose softmax are the probabilities; all three may be None, and so may
+    `categories`, the class of each category's name.
     """
 
     network: UNet
@@ -49,7 +52,7 @@ class Model:
     image_size: int  # to which the longer side of a photograph is scaled
     figures: dict[str, Any] | None
     training: dict[str, Any] | None
-    calibration: dict[str, Any] | None
+    calibration: Calibration | None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -64,9 +67,13 @@ class Model:
         network = make_network(self.architecture, num_classes=len(self.classes), dtype=dtype)
         return dataclasses.replace(self, network=network, dtype=dtype)
 
+    def without_calibration(self) -> "Model":
+        return dataclasses.replace(self, calibration=None)
+
     def digest(self) -> str:
         """Returns 16 hex digits of all that its outputs depend on."""
         about = [self.classes, self.palette.tolist(), self.normalize, self.image_size]
+        about += [self.calibration.to_json()] if self.calibration else []
         sha = hashlib.sha256(json.dumps([*about, repr(self.network)]).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
             sha.update(jax.tree_util.keystr(path).encode())
@@ -108,7 +115,7 @@ def describe(model: Model) -> dict[str, Any]:
         "classes": model.classes,
         "categories": model.categories,
         "palette": model.palette.tolist(),
-        "calibration": model.calibration,
+        "calibration": model.calibration and model.calibration.to_json(),
         "figures": model.figures,
         "training": model.training,
     }
@@ -144,6 +151,7 @@ def read(folder: Path) -> Model:
         variable_shapes(network),
         encoder=network.encoder,
     )
+    stored = described["calibration"]
     return Model(
         network=network,
         variables=variables,
@@ -152,6 +160,7 @@ def read(folder: Path) -> Model:
         classes=classes,
         palette=np.array(described["palette"], np.uint8),
         normalize=described["normalization"]["name"],
+        calibration=stored and calibration.from_json(stored, path=path, classes=classes),
         **{key: described[key] for key in AS_THEY_ARE},
     )
 

@@ -20,6 +20,8 @@ from trashseg_jax.model_description import MODEL_RULES, holds_model
 from trashseg_jax.model_folder import Model
 from trashseg_jax.models import pretrained, smp_names
 from trashseg_jax.models.unet import UNet
+from trashseg_jax.refine import calibration
+from trashseg_jax.refine.calibration import Calibration
 from trashseg_jax.run.identity import BESIDE, differences, identify_classes, read_identity
 from trashseg_jax.settings import Config
 from trashseg_jax.steps import TrainState
@@ -42,12 +44,17 @@ FIGURES = (
 )
 
 
-def load(folder: Path, *, checkpoint: str) -> Model:
-    """Returns the model of a folder; of a run's, the one of that checkpoint, without figures."""
+def load(folder: Path, *, checkpoint: str, calibration: bool) -> Model:
+    """Returns the model of a folder; of a run's, the one of that checkpoint, without figures.
+
+    Without `calibration` it has none.
+    """
     if holds_model(folder):
-        return model_folder.read(folder)
+        model = model_folder.read(folder)
+        return model if calibration else model.without_calibration()
     config: Any = settings.read_config(folder, defaults=default.get_config)
     config.eval.checkpoint = checkpoint
+    config.eval.calibration = calibration
     return trained_model(config, folder)
 
 
@@ -55,7 +62,7 @@ def model_of_run(config: Config, workdir: Path) -> Model:
     """Returns the model of the checkpoint that `eval.checkpoint` names, with its figures if any."""
     model = trained_model(config, workdir)
     step = (model.training or {})["step"]
-    figures = find_figures(workdir, step=step)
+    figures = find_figures(workdir, step=step, calibration=model.calibration)
     if figures is None:
         print(
             f"{workdir}: has no figures of step {step}, so the card has none; to have them, score "
@@ -66,9 +73,14 @@ def model_of_run(config: Config, workdir: Path) -> Model:
 
 
 def trained_model(config: Config, workdir: Path) -> Model:
-    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated."""
+    """Returns the model of the checkpoint that `eval.checkpoint` names, as it is evaluated.
+
+    With `eval.calibration` it has that of the run, if there is one.
+    """
     network, state, identity = restore_run(config, workdir)
-    classes = tuple(identity["classes"])
+    classes, step = tuple(identity["classes"]), int(state.step)
+    wanted = config.eval.calibration
+    found = calibration.of_run(workdir, classes=classes, step=step) if wanted else None
     return Model(
         network=network,
         variables=jax.tree.map(np.asarray, state.eval_variables()),
@@ -84,11 +96,11 @@ def trained_model(config: Config, workdir: Path) -> Model:
         figures=None,
         training={
             "run": workdir.resolve().name,
-            "step": int(state.step),
+            "step": step,
             "averaged": bool(state.ema),
             "options": options_to_hand_on(config),
         },
-        calibration=None,
+        calibration=found,
     )
 
 
@@ -138,12 +150,15 @@ def _check_alike(first_folder: Path, first: Model, folder: Path, other: Model) -
         )
 
 
-def find_figures(workdir: Path, *, step: int) -> dict[str, Any] | None:
-    """Returns the figures of that step's weights; None if the run has those of others, or none."""
+def find_figures(
+    workdir: Path, *, step: int, calibration: Calibration | None
+) -> dict[str, Any] | None:
+    """Returns the figures of that step's weights, with that calibration; None if there are none."""
+    wanted = calibration and calibration.describe()
     for folder in (workdir, workdir / "evaluations" / f"val-{step}"):
         path = folder / "metrics.json"
         figures = json.loads(path.read_text()) if path.exists() else {}
-        if figures.get("step") == step:
+        if figures.get("step") == step and figures.get("calibration") == wanted:
             return {key: figures[key] for key in FIGURES}
     return None
 

@@ -39,6 +39,9 @@ PREDICT_BATCH = flags.DEFINE_integer(
 THREADS = flags.DEFINE_integer(
     "threads", 0, "Threads that read, and as many that write; 0: one a core, at most 8.", 0
 )
+CALIBRATION = flags.DEFINE_bool(
+    "calibration", True, "Apply the calibrations that come with the models (docs/calibration.md)."
+)
 PROBS = flags.DEFINE_bool("probs", False, "Write all probabilities: float16, h x w x classes.")
 SUBMISSION = flags.DEFINE_string("submission", None, "Sample csv of a submission.csv to write.")
 DATASET = flags.DEFINE_string("dataset", None, "A folder for a COCO data set of the predictions.")
@@ -107,13 +110,19 @@ def predict(output: Path) -> list[str]:
     from trashseg_jax.prediction.manifest import Manifest
     from trashseg_jax.prediction.manifest import write as write_manifest
     from trashseg_jax.prediction.outputs import Outputs
+    from trashseg_jax.refine import calibration
 
     remedy = "make room, or pass another --output"
     folders.check_writable(output, remedy)
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()
     folders_of_models = [Path(name).expanduser() for name in MODEL.value]
-    model, *others = models.load_all(folders_of_models, checkpoint=CHECKPOINT.value)
+    model, *others = models.load_all(
+        folders_of_models, checkpoint=CHECKPOINT.value, calibration=CALIBRATION.value
+    )
+    for folder, one in zip(folders_of_models, (model, *others), strict=True):
+        if one.calibration:
+            print(calibration.announce(one.calibration, of=str(folder)))
     # On CPUs more of them are no faster, and memory is the machine's.
     batch_size = PREDICT_BATCH.value or (4 if on_cpu() else 8)
     segmenter = models.make_segmenter(

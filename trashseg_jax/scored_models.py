@@ -29,7 +29,9 @@ def load(folders: Sequence[Path], config: Config, *, overridden: Collection[str]
     """
     _check_flags(folders, config, overridden)
     models = {
-        folder: model_sources.load(folder, checkpoint=str(config.eval.checkpoint))
+        folder: model_sources.load(
+            folder, checkpoint=str(config.eval.checkpoint), calibration=config.eval.calibration
+        )
         for folder in folders
     }
     check_classes({folder: model.classes for folder, model in models.items()})
@@ -70,6 +72,7 @@ def describe(models: Models) -> list[dict[str, Any]]:
             "step": (model.training or {}).get("step"),
             "image_size": model.image_size,
             "digest": model.digest(),
+            **({"calibration": model.calibration.describe()} if model.calibration else {}),
         }
         for folder, model in models.items()
     ]

@@ -13,6 +13,7 @@ from jaxtyping import Array, UInt8
 
 from trashseg_jax import metrics
 from trashseg_jax.devices.compiling import compiler_options, on_cpu
+from trashseg_jax.refine.calibration import Calibration, calibrated
 
 # What travels from the pipeline to the step. Everything but what sharding.ON_HOST names is an array
 # on the devices; a new key needs its source in data/pipeline.py and its use here, nothing else.
@@ -180,6 +181,7 @@ def make_eval_step(
     normalize: Callable[[Array], Array],
     num_classes: int,
     probs: bool,
+    calibration: Calibration | None = None,
 ) -> Callable[[Any, Batch], Batch]:
     """Returns jitted `(variables, batch) -> outputs`.
 
@@ -189,6 +191,7 @@ def make_eval_step(
 
     def eval_step(variables: Any, batch: Batch):
         logits: Any = model.apply(variables, normalize(batch["image"]), train=False)
+        logits = calibrated(logits, calibration)
         prediction = jnp.argmax(logits, -1)
         confusion = metrics.confusion_matrix(
             batch["label"], prediction, num_classes=num_classes, by_pixel=on_cpu()

@@ -275,19 +275,23 @@ def describe_classes(
     priors: Float64[np.ndarray, "k"],
     image_weights: Float64[np.ndarray, "n"],
 ) -> dict[str, Any]:
-    """Returns, by class, its weight (alpha), its prior and its share of images.
+    """Returns, by class, its weight (alpha), its prior, its share of pixels and of images.
 
-    The latter before and after sampling; the prior, its share of the pixels, after.
+    The prior is its share of the pixels as the loss counts them, after sampling; `pixel_share` is
+    that of the main data set as it is. The share of images is given before and after sampling.
     """
     pixels, _ = data.counts("train")
     before = sampling.expected_shares(np.ones_like(image_weights), pixels)
     after = sampling.expected_shares(image_weights, pixels)
-    alphas, priors_by_name, before, after = (
-        dict(zip(data.classes, values.tolist(), strict=True))
-        for values in (alpha, priors, before, after)
-    )
-    shares = {"before": before, "after": after}
-    return {"alpha": alphas, "priors": priors_by_name, "image_shares": shares}
+    values = (alpha, priors, build.natural_priors(data), before, after)
+    by_name = [dict(zip(data.classes, one.tolist(), strict=True)) for one in values]
+    alphas, priors_by_name, pixel_share, before, after = by_name
+    return {
+        "alpha": alphas,
+        "priors": priors_by_name,
+        "pixel_share": pixel_share,
+        "image_shares": {"before": before, "after": after},
+    }
 
 
 def count_objects(data: "Prepared", bank: Bank | None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def masks_phone(options: Options) -> Trial:
 
 
 def predict(options: Options, size: tuple[int, int], kind: type[outputs.Outputs]) -> Trial:
-    model = models.load(write_model(options), checkpoint="latest")
+    model = models.load(write_model(options), checkpoint="latest", calibration=True)
     segmenter = models.make_segmenter(
         model, scale="fit", tile_scale=1.0, tta=(), batch_size=options.batch, keep_probs=False
     )

@@ -10,27 +10,31 @@ from trashseg_jax.model_description import holds_model
 from trashseg_jax.model_folder import Model
 
 
-def load_all(folders: Sequence[Path], *, checkpoint: str) -> list[Model]:
-    """Returns the models of several folders; raises InputError where their classes differ."""
+def load_all(folders: Sequence[Path], *, checkpoint: str, calibration: bool) -> list[Model]:
+    """Returns the models of several folders; raises InputError where their classes differ.
+
+    Without `calibration` they have none.
+    """
     if len(folders) == 1:
-        return [load(folders[0], checkpoint=checkpoint)]
+        return [load(folders[0], checkpoint=checkpoint, calibration=calibration)]
     from trashseg_jax import scored_models  # late: a single model starts without it
 
     scored_models.check_named_once("model", folders)
-    models = [load(folder, checkpoint=checkpoint) for folder in folders]
+    models = [load(one, checkpoint=checkpoint, calibration=calibration) for one in folders]
     classes = {folder: model.classes for folder, model in zip(folders, models, strict=True)}
     scored_models.check_classes(classes)
     return models
 
 
-def load(folder: Path, *, checkpoint: str) -> Model:
+def load(folder: Path, *, checkpoint: str, calibration: bool) -> Model:
     """Returns the model of a run's folder, of the checkpoint named, or of a model's folder."""
     if holds_model(folder):
-        return model_folder.read(folder)
+        model = model_folder.read(folder)
+        return model if calibration else model.without_calibration()
     # Imported late: a model's folder needs nothing that restores a training.
     from trashseg_jax import model_sources
 
-    return model_sources.load(folder, checkpoint=checkpoint)
+    return model_sources.load(folder, checkpoint=checkpoint, calibration=calibration)
 
 
 def make_segmenter(
@@ -62,4 +66,5 @@ def make_segmenter(
         batch_size=batch_size,
         keep_probs=keep_probs,
         others=[inference.member_of(other) for other in others],
+        calibration=own.calibration,
     )

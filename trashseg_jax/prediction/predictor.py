@@ -48,8 +48,8 @@ class Prediction:
 class Predictor:
     """Segments photographs with the model of a run's or a model's folder.
 
-    Of several folders, in a list, it averages the probabilities. Several threads may call one: they
-    take the device in turn.
+    Of several folders, in a list, it averages the probabilities. The calibrations that come with
+    the models are applied, or not. Several threads may call one: they take the device in turn.
     """
 
     def __init__(
@@ -60,10 +60,13 @@ class Predictor:
         tile_scale: float = 1.0,
         tta: tuple[str, ...] = (),
         checkpoint: str = "latest",
+        calibration: bool = True,
     ):
         named = [model] if isinstance(model, (str, Path)) else model
         folders = [Path(folder).expanduser() for folder in named]
-        self._model, *others = models.load_all(folders, checkpoint=checkpoint)
+        self._model, *others = models.load_all(
+            folders, checkpoint=checkpoint, calibration=calibration
+        )
         self._segmenter = models.make_segmenter(
             self._model,
             *others,

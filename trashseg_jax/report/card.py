@@ -189,9 +189,21 @@ def _use(model: Model, *, onnx: bool) -> str:
         _block(_JAX),
         *_use_torch(model),
         *(["With ONNX Runtime, normalisation inside:", _block(_ONNX)] if onnx else []),
+        *([_calibration(model)] if model.calibration else []),
         "A network can be trained on with `--config.model.init=FOLDER`.",
     ]
     return "\n\n".join(parts)
+
+
+def _calibration(model: Model) -> str:
+    fitted = model.calibration
+    return (
+        "Its probabilities are calibrated where `trashseg predict` and `trashseg_jax.Predictor` "
+        f"use it: by what was fitted on {fitted.num_images} images of {fitted.dataset}/"
+        f"{fitted.split}, in `config.json`. The code above gives the network's own logits and "
+        "classes; `model.calibration.apply(logits)` makes of them those whose softmax are the "
+        "probabilities."
+    )
 
 
 def _use_torch(model: Model) -> list[str]:

@@ -10,6 +10,16 @@ SUMMARY = {
     "pixel_accuracy": "pixel acc.",
 }
 
+# Of a calibration's figures, what has a row.
+CALIBRATION = {
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel acc.",
+    "log_loss": "log loss",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "static_ece": "static ECE",
+}
+
 # The kinds of `records.Label.notes`.
 NOTES = {
     "crowds_as_class": "crowds (iscrowd), painted as their class",
@@ -55,7 +65,14 @@ def describe_weights(figures: dict[str, Any]) -> str:
 
 
 def describe_scoring(figures: dict[str, Any]) -> str:
-    """Returns which pixels were counted, and how the network saw the photographs."""
+    """Returns which pixels were counted, how the network saw them, and if it was calibrated."""
+    scored = [figures, *figures.get("models", [])]
+    return _describe_pixels(figures) + (
+        ", calibrated" if any("calibration" in one for one in scored) else ""
+    )
+
+
+def _describe_pixels(figures: dict[str, Any]) -> str:
     if figures["resolution"] == "scaled":
         return f"pixels of images scaled to {figures['image_size']}"
     shown = {"fit": "scaled to", "tile": "in windows of"}[figures["scale"]]
@@ -83,6 +100,39 @@ def format_balance(derived: dict[str, Any]) -> str:
     for one in derived.get("mix", []):
         images, share = f"{one['images']} training images", f"{one['share']:.1%} of those drawn"
         lines.append(f"{one['name']}: {images}, {share}")
+    return "\n".join(lines)
+
+
+def format_calibration(report: dict[str, Any]) -> str:
+    """Returns calibration.json's figures as a table for the terminal: a column a method."""
+    columns, fitted = report["two_fold"], report["calibration"]
+    width = max(map(len, [*fitted["classes"], *CALIBRATION.values()]))
+    head = "".join(f"  {name:>11}" for name in columns)
+    lines = [f"{'IoU':<{width}}{head}"]
+    for name in fitted["classes"]:
+        values = [one["iou"][name] for one in columns.values()]
+        cells = ["absent" if v is None else f"{v:.4f}" for v in values]
+        lines.append(f"{name:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
+    for key, name in CALIBRATION.items():
+        cells = "".join(f"  {one[key]:>11.4f}" for one in columns.values())
+        lines.append(f"{name:<{width}}{cells}")
+    gain = columns[fitted["method"]]["gain_interval"]
+    if gain:
+        lines.append(
+            "mIoU is over the classes in the truth here\n"
+            f"{fitted['method']}: 95 % of resamples of the images change the mIoU by "
+            "{:+.4f} to {:+.4f}".format(*gain)
+        )
+    lines.append(
+        f"{fitted['dataset']}/{fitted['split']}, step {fitted['step']}: {report['num_images']} "
+        f"images scaled to {report['image_size']}, each calibrated by what was fitted on the "
+        "other half of them"
+    )
+    lines.append(
+        f"kept: {fitted['method']}, fitted on {fitted['num_images']} images "
+        f"({fitted['images']}), strength {fitted['strength']:.3g}, temperature "
+        f"{fitted['temperature']:.3g}"
+    )
     return "\n".join(lines)
 
 
