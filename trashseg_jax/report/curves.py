@@ -1,7 +1,6 @@
 """Pictures of a calibration: what it does to the scores, and how far probabilities are believed."""
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from trashseg_jax.report.files import write_bytes
 
 WIDTH, HEIGHT, MARGIN = 420, 420, 52
 RARE = 4  # classes that are drawn: those whose weight is the largest
+Number = float | int
 GREY, LIGHT, BLUE = (110, 110, 110), (225, 225, 225), (0, 102, 204)
 
 
@@ -25,7 +25,7 @@ class Axes(NamedTuple):
     end: float
     top: float
 
-    def at(self, x: float, y: float) -> tuple[float, float]:
+    def at(self, x: Number, y: Number) -> tuple[Number, Number]:
         side = WIDTH - 2 * MARGIN
         return self.left + MARGIN + x / self.end * side, MARGIN + (1 - y / self.top) * side
 
@@ -69,7 +69,7 @@ def save_reliability(path: Path, report: dict[str, Any]) -> None:
     _save(path, picture)
 
 
-def _bars(axes: Axes, bins: dict[str, Sequence[float]]) -> None:
+def _bars(axes: Axes, bins: dict[str, list[Any]]) -> None:
     """A bar a bin, as high as what came true, its width as many pixels as are in it at most."""
     number, most = len(bins["counts"]), max(bins["counts"])
     for i, (count, true) in enumerate(zip(bins["counts"], bins["true"], strict=True)):
@@ -82,7 +82,9 @@ def _bars(axes: Axes, bins: dict[str, Sequence[float]]) -> None:
     axes.draw.line([axes.at(0, 0), axes.at(1, 1)], GREY, 1)
 
 
-def _picture(*, count: int, legend: int, end: float, top: float) -> tuple[Image.Image, list[Axes]]:
+def _picture(
+    *, count: int, legend: int, end: Number, top: Number
+) -> tuple[Image.Image, list[Axes]]:
     height = HEIGHT + 20 * legend
     picture = Image.new("RGB", (count * WIDTH, height), "white")
     draw = ImageDraw.Draw(picture)
@@ -100,7 +102,7 @@ def _grid(axes: Axes, title: str, label: str) -> None:
     _text(axes, axes.at(0, 0), label, font, shift=(0, 22))
 
 
-def _text(axes: Axes, at: tuple[float, float], text: str, font: Any, *, shift) -> None:
+def _text(axes: Axes, at: tuple[Number, Number], text: str, font: Any, *, shift) -> None:
     axes.draw.text((at[0] + shift[0], at[1] + shift[1]), text, "black", font)
 
 
