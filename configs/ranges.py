@@ -176,6 +176,7 @@ RANGES: dict[str, Rule] = {
     ),
     # crf
     "crf.enabled": YES_OR_NO,
+    "crf.engine": OneOf(("auto", "pydensecrf", "device")),
     "crf.iterations": Number(whole=True, at_least=1, at_most=1000),
     "crf.gaussian_sxy": DEVIATION,
     "crf.gaussian_compat": COMPAT,
