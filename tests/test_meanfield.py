@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import numpy as np
 import pytest
 from fixtures_dense import OPTIONS, WITHOUT_TERMS, brute_force, needs_pydensecrf, scene
@@ -9,7 +10,7 @@ from scipy import spatial
 
 from trashseg_jax.refine import dense, engines, meanfield
 
-EXACT = {"rank": 16, "tile": 4}  # a landmark for each pixel
+EXACT = {"rank": 16, "tile": 4, "stride": 1}  # a landmark for each pixel
 
 
 def photo(seed, height=8, width=10, classes=4):
@@ -34,6 +35,7 @@ def test_landmark_for_each_pixel_is_exact(changes):
 def test_gaussian_is_that_of_its_window(monkeypatch):
     """Three pixels in each direction, and blocks of four rows or columns."""
     monkeypatch.setattr(meanfield, "BLOCK", 4)
+    jax.clear_caches()
     options = OPTIONS | {"gaussian_sxy": 0.75, "bilateral_compat": 0.0, "gaussian_compat": 2.0}
     probs, image = photo(1)
     actual = meanfield.marginals(probs, image, **options, **EXACT)
@@ -43,38 +45,60 @@ def test_gaussian_is_that_of_its_window(monkeypatch):
     assert abs(actual - nearer).max() > 1e-3  # so that the window matters
 
 
-def nystrom(features, tiles, rank):
-    """K projected on landmarks by its definition, in float64, and K's own diagonal."""
+def nystrom(features, tiles, sources, rank):
+    """Returns K by its definition, in float64: between what landmarks among the sources span.
+
+    Added is what that lacks of a source's weight for itself; only sources send.
+    """
     k = np.exp(-spatial.distance.cdist(features, features, "sqeuclidean") / 2)
     onto = np.zeros_like(k)  # by pixel, the coefficients of the landmarks
     for tile in np.unique(tiles):
+        (candidates,) = np.nonzero((tiles == tile) & sources)
         (members,) = np.nonzero(tiles == tile)
         chosen = []
         for _ in range(rank):
-            inner = k[np.ix_(members, chosen)]
-            kept = np.linalg.solve(k[np.ix_(chosen, chosen)], inner.T)
-            chosen.append(members[np.argmax(1 - (inner * kept.T).sum(1))])
+            across = k[np.ix_(candidates, chosen)]
+            kept = np.linalg.solve(k[np.ix_(chosen, chosen)], across.T)
+            chosen.append(candidates[np.argmax(1 - (across * kept.T).sum(1))])
         inner = k[np.ix_(chosen, chosen)]
         onto[np.ix_(members, chosen)] = np.linalg.solve(inner, k[np.ix_(chosen, members)]).T
     projected = onto @ k @ onto.T
-    return projected + np.diag(1 - np.diag(projected))
+    return (projected + np.diag(1 - np.diag(projected))) * sources
 
 
-def test_bilateral_is_that_of_its_landmarks():
-    """Three of the sixteen pixels of each tile, chosen as they represent the others worst."""
+@pytest.mark.parametrize(("stride", "rank"), [(1, 3), (2, 3), (2, 4)])
+def test_bilateral_is_that_of_its_landmarks(stride, rank):
+    """A few of the sixteen pixels of each tile, chosen as they represent the others worst."""
     probs, image = photo(2, 8, 12)
     options = OPTIONS | {"gaussian_compat": 0.0}
     place = np.mgrid[:8, :12].reshape(2, -1).T
     features = np.hstack([place / 4.0, image.reshape(-1, 3) / 13.0])
-    k = nystrom(features, place[:, 0] // 4 * 3 + place[:, 1] // 4, rank=3)
-    pairwise = 2.0 * k / np.sqrt(np.outer(k.sum(1), k.sum(1)))
+    sources = (place % stride == 0).all(1)
+    k = nystrom(features, place[:, 0] // 4 * 3 + place[:, 1] // 4, sources, rank)
+    weight = k.sum(1) ** -0.5
     p = q = probs.reshape(-1, 4).astype(float)
     for _ in range(2):
-        q = p * np.exp(pairwise @ q)
+        q = p * np.exp(2.0 * weight[:, None] * (k @ (q * weight[:, None])))
         q /= q.sum(1, keepdims=True)
-    actual = meanfield.marginals(probs, image, **options, rank=3, tile=4)
+    actual = meanfield.marginals(probs, image, **options, rank=rank, tile=4, stride=stride)
     np.testing.assert_allclose(actual.reshape(-1, 4), q, atol=1e-5)
     assert abs(actual - brute_force(probs, image, options)).max() > 1e-3
+
+
+def test_stride_sends_messages_from_every_other_row_and_column():
+    options = OPTIONS | {"iterations": 3, "bilateral_compat": 0.0}
+    probs, image = photo(7)
+    actual = meanfield.marginals(probs, image, **options, stride=2)
+    sources = np.zeros((8, 10), bool)
+    sources[::2, ::2] = True
+    expected = brute_force(probs, image, options, sources=sources.ravel())
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
+    assert abs(actual - brute_force(probs, image, options)).max() > 1e-3
+
+
+@pytest.mark.parametrize(("sxy", "stride"), [(0.5, 1), (2.9, 1), (3.0, 2), (50.0, 2)])
+def test_stride_is_short_beside_the_gaussian(sxy, stride):
+    assert meanfield.longest_stride(sxy) == stride
 
 
 def test_padding_to_a_common_size_changes_nothing():
@@ -105,17 +129,18 @@ def test_image_of_one_colour_with_fewer_colours_than_landmarks(color):
 
 
 @pytest.mark.parametrize(
-    ("side", "sxy", "expected"),
+    ("side", "sxy", "stride", "expected"),
     [
-        (512, 80.0, 64),  # 0.8 * 80
-        (96, 15.0, 12),  # 0.8 * 15
-        (512, 15.0, 43),  # no more than twelve tiles a side
-        (512, 1000.0, 64),
-        (4, 0.1, 1),
+        (512, 80.0, 2, 64),  # 0.8 * 80
+        (96, 15.0, 1, 12),  # 0.8 * 15
+        (512, 15.0, 1, 43),  # no more than twelve tiles a side
+        (512, 15.0, 2, 44),
+        (512, 1000.0, 2, 64),
+        (4, 0.1, 1, 1),
     ],
 )
-def test_tiles_follow_the_deviation_within_what_is_affordable(side, sxy, expected):
-    assert meanfield.tile_side(side, sxy) == expected
+def test_tiles_follow_the_deviation_within_what_is_affordable(side, sxy, stride, expected):
+    assert meanfield.tile_side(side, sxy, stride=stride) == expected
 
 
 @needs_pydensecrf

@@ -3,6 +3,9 @@
 What dense.py leaves to pydensecrf, with the same parameters, on whichever device JAX has. Both
 kernels act through products of matrices, never through an entry for each pair of pixels:
 
+Messages come from pixels at a stride (that of Teichmann & Cipolla 2018), where the Gaussian is wide
+enough for that: only these need an iteration, and the last one asks for all pixels.
+
 - The Gaussian of distance alone is separable: along columns, then along rows, in a window.
 - The bilateral one is smooth beside an image, so a tile of pixels spans few dimensions under it.
   Pixels of each tile are chosen as landmarks, and the kernel is projected on what they span
@@ -22,12 +25,14 @@ from jaxtyping import Array, Bool, Float, Float32, UInt8
 from trashseg_jax.refine.dense import MIN_PROB
 
 RANK = 32  # landmarks a tile; measured beside pydensecrf's lattice in docs/crf.md
+STRIDE = 2 / 3  # at most, between pixels that send messages, in deviations of the Gaussian
+LONGEST_STRIDE = 2  # pixels: a longer one would pass small objects over
 TILE = 0.8  # a tile's side, in standard deviations of the bilateral term
 LARGEST_TILE = 64  # pixels: a larger one has more colours than RANK landmarks represent
 MOST_TILES = 12  # a side, as each tile's landmarks meet those of all others
-CANDIDATES = 16  # a tile's side: of so many rows and columns of pixels landmarks are chosen
+CANDIDATES = 16  # a tile's side: of about so many rows and columns landmarks are chosen
 REACH = 4  # of the Gaussian's window, in standard deviations
-BLOCK = 64  # rows or columns whose windows are multiplied by one matrix
+BLOCK = 32  # rows or columns whose windows are multiplied by one matrix
 LEAST_RESIDUAL = 1e-3  # of a landmark; one that is this well represented adds only rounding
 
 # On some accelerators products of float32 are otherwise rounded to fewer bits.
@@ -50,10 +55,12 @@ class Alike(NamedTuple):
 
 
 class Landmarks(NamedTuple):
-    """The bilateral kernel: `inner` of two pixels' `codes`, and `rest` of a pixel with itself."""
+    """The bilateral kernel: `inner` of two sources' `codes`, and `rest` of one with itself."""
 
-    codes: Float[Array, "t r n"]
+    chosen: Float[Array, "t 5 r"]  # features
+    whiten: Float[Array, "t r r"]  # makes codes of the kernel with those chosen
     inner: Float[Array, "t r t r"]
+    codes: Float[Array, "t r n"]
     rest: Float[Array, "t n"]
 
 
@@ -64,7 +71,6 @@ class Terms(NamedTuple):
     """
 
     log_p: Float[Array, "k h w"]
-    band: tuple[Array, Array] | None  # Gaussians between rows, and between columns
     near_weight: Float[Array, "h w"] | None
     landmarks: Landmarks | None
     alike_weight: Float[Array, "h w"] | None
@@ -92,8 +98,7 @@ def refine(
 
     Images up to `side` pixels high and wide share their compiled programs.
     """
-    best = jnp.argmax(_iterate(probs, image, side=side, **options), 0).astype(jnp.uint8)
-    return Pending(best, *probs.shape[:2])
+    return Pending(best_class(scores(probs, image, side=side, **options)), *probs.shape[:2])
 
 
 def marginals(
@@ -105,15 +110,20 @@ def marginals(
 ) -> Float32[np.ndarray, "h w k"]:
     """Returns the mean-field marginals Q that dense.py's `marginals` describes.
 
-    `options` are those of that function; `rank` and `tile` besides say how finely the bilateral
-    kernel is represented. With a landmark for each pixel it is exact.
+    `options` are those of that function; `rank`, `tile` and `stride` besides say how finely the
+    kernels are represented. With a landmark for each pixel and a stride of 1 they are exact.
     """
     height, width = probs.shape[:2]
-    q = np.asarray(_iterate(probs, image, side=side, **options))
+    q = np.asarray(jax.nn.softmax(scores(probs, image, side=side, **options), 0))
     return q[:, :height, :width].transpose(1, 2, 0)
 
 
-def _iterate(
+@jax.jit
+def best_class(score: Float[Array, "k h w"]) -> UInt8[Array, "h w"]:
+    return jnp.argmax(score, 0).astype(jnp.uint8)
+
+
+def scores(
     probs: Float32[np.ndarray, "h w k"],
     image: UInt8[np.ndarray, "h w 3"],
     *,
@@ -126,10 +136,13 @@ def _iterate(
     bilateral_compat: float,
     rank: int = RANK,
     tile: int = 0,
+    stride: int = 0,
 ) -> Float[Array, "k H W"]:
-    """Returns Q with the padding that makes whole tiles of the image."""
+    """Returns what Q is the softmax of, with the padding that makes whole tiles of the image."""
     height, width = probs.shape[:2]
-    tile = tile or tile_side(max(height, width, side), bilateral_sxy)
+    if not stride:
+        stride = longest_stride(gaussian_sxy) if gaussian_compat else LONGEST_STRIDE
+    tile = tile or tile_side(max(height, width, side), bilateral_sxy, stride=stride)
     rows, columns = (-(-max(n, side) // tile) * tile for n in (height, width))
     padding = ((0, rows - height), (0, columns - width), (0, 0))
     inside = np.zeros((rows, columns), bool)
@@ -138,58 +151,68 @@ def _iterate(
     alike = Alike(*map(np.float32, (bilateral_sxy, bilateral_srgb, bilateral_compat)))
     near, alike = (near if gaussian_compat else None), (alike if bilateral_compat else None)
     reach = min(math.ceil(REACH * gaussian_sxy), max(rows, columns) - 1)
-    terms = _prepare(
-        np.pad(probs, padding),
-        np.pad(image, padding),
-        inside,
-        near,
-        alike,
-        reach=reach,
-        rank=min(rank, tile * tile),
-        tile=tile,
-    )
+    given = (np.pad(probs, padding), np.pad(image, padding), inside, near, alike)
+    fixed = {"reach": reach, "tile": tile, "stride": stride}
+    if not iterations:
+        return _log_probs(given[0])
+    terms = _prepare(*given, rank=min(rank, (tile // stride) ** 2), **fixed)
     q = jax.nn.softmax(terms.log_p, 0)
-    for _ in range(iterations):  # here: a loop on the device has slow products on CPUs
-        q = _update(q, terms, near, alike, reach=reach, tile=tile)
-    return q
+    for _ in range(iterations - 1):  # here: a loop on the device has slow products on CPUs
+        q = _update(q, terms, near, alike, **fixed)
+    return _finish(q, terms, *given, **fixed)
 
 
-def tile_side(side: int, sxy: float) -> int:
-    """Returns the side of tiles for an image of `side` pixels, in pixels."""
+def longest_stride(sxy: float) -> int:
+    """Returns the stride, in pixels, at which a Gaussian is still summed well."""
+    return max(1, min(LONGEST_STRIDE, int(STRIDE * sxy)))
+
+
+def tile_side(side: int, sxy: float, *, stride: int) -> int:
+    """Returns the side of tiles for an image of `side` pixels, in pixels; `stride` divides it."""
     fitting = min(LARGEST_TILE, round(TILE * sxy))
-    return max(1, fitting, -(-side // MOST_TILES))
+    return -(-max(1, fitting, -(-side // MOST_TILES)) // stride) * stride
 
 
-@partial(jax.jit, static_argnames=("reach", "rank", "tile"))
+@jax.jit
+def _log_probs(probs: Float[Array, "h w k"]) -> Float[Array, "k h w"]:
+    return jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)
+
+
+@partial(jax.jit, static_argnames=("reach", "rank", "tile", "stride"))
 def _prepare(
-    probs: Float[Array, "h w k"],
-    image: UInt8[Array, "h w 3"],
-    inside: Bool[Array, "h w"],
+    probs: Float[Array, "H W k"],
+    image: UInt8[Array, "H W 3"],
+    inside: Bool[Array, "H W"],
     near: Near | None,
     alike: Alike | None,
     *,
     reach: int,
     rank: int,
     tile: int,
+    stride: int,
 ) -> Terms:
-    log_p = jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)  # k h w
-    ones = inside.astype(jnp.float32)
-    band = near_weight = landmarks = alike_weight = None
+    """Returns the terms between the sources: the pixels at the stride."""
+    inside = inside[::stride, ::stride]
+    ones = inside[None].astype(jnp.float32)
+    near_weight = landmarks = alike_weight = None
     if near is not None:
-        band = tuple(gaussian_band(length, near.sxy, reach=reach) for length in inside.shape)
-        near_weight = _weight(blur(ones[None], band, reach=reach)[0], inside)
+        total = blur(ones, near.sxy, reach=reach, stride=stride, to_stride=stride)
+        near_weight = _weight(total[0], inside)
     if alike is not None:
-        landmarks = choose_landmarks(image, inside, alike, rank=rank, tile=tile)
-        alike_weight = _weight(filter_alike(ones[None], landmarks, tile=tile)[0], inside)
-    return Terms(log_p, band, near_weight, landmarks, alike_weight)
+        features = features_of(image, alike)[:, ::stride, ::stride]
+        landmarks = choose_landmarks(features, inside, rank=rank, tile=tile // stride)
+        total = _between_sources(ones, landmarks, tile=tile // stride)
+        alike_weight = _weight(total[0], inside)
+    log_p = _log_probs(probs[::stride, ::stride])
+    return Terms(log_p, near_weight, landmarks, alike_weight)
 
 
 def _weight(total: Float[Array, "h w"], inside: Bool[Array, "h w"]) -> Float[Array, "h w"]:
-    """Returns D^-1/2 of a kernel; a sum is at least about 1, a pixel's weight for itself."""
-    return jnp.where(inside, jax.lax.rsqrt(jnp.maximum(total, 1e-3)), 0)
+    """Returns D^-1/2 of a kernel, 0 for a pixel that nothing is like."""
+    return jnp.where(inside & (total > 1e-3), jax.lax.rsqrt(jnp.maximum(total, 1e-3)), 0)
 
 
-@partial(jax.jit, static_argnames=("reach", "tile"))
+@partial(jax.jit, static_argnames=("reach", "tile", "stride"))
 def _update(
     q: Float[Array, "k h w"],
     terms: Terms,
@@ -198,99 +221,129 @@ def _update(
     *,
     reach: int,
     tile: int,
+    stride: int,
 ) -> Float[Array, "k h w"]:
-    """One iteration: Q is proportional to P exp(the messages of both terms)."""
+    """One iteration of the sources: Q is proportional to P exp(the messages of both terms)."""
     score = terms.log_p
     if near is not None:
         weight = terms.near_weight
-        score += near.compat * weight * blur(q * weight, terms.band, reach=reach)
+        message = blur(q * weight, near.sxy, reach=reach, stride=stride, to_stride=stride)
+        score += near.compat * weight * message
     if alike is not None:
         weight = terms.alike_weight
-        score += alike.compat * weight * filter_alike(q * weight, terms.landmarks, tile=tile)
+        message = _between_sources(q * weight, terms.landmarks, tile=tile // stride)
+        score += alike.compat * weight * message
     return jax.nn.softmax(score, 0)
+
+
+@partial(jax.jit, static_argnames=("reach", "tile", "stride"))
+def _finish(
+    q: Float[Array, "k h w"],
+    terms: Terms,
+    probs: Float[Array, "H W k"],
+    image: UInt8[Array, "H W 3"],
+    inside: Bool[Array, "H W"],
+    near: Near | None,
+    alike: Alike | None,
+    *,
+    reach: int,
+    tile: int,
+    stride: int,
+) -> Float[Array, "k H W"]:
+    """The last iteration, of all pixels, from the sources' Q."""
+    score = _log_probs(probs)
+    ones = inside[None, ::stride, ::stride].astype(jnp.float32)
+    if near is not None:
+        send = partial(blur, sxy=near.sxy, reach=reach, stride=stride, to_stride=1)
+        weight = _weight(send(ones)[0], inside)
+        score += near.compat * weight * send(q * terms.near_weight)
+    if alike is not None:
+        seen = kernel(terms.landmarks.chosen, to_tiles(features_of(image, alike), tile))  # t r n
+        send = partial(_to_all, seen=seen, landmarks=terms.landmarks, tile=tile, stride=stride)
+        weight = _weight(send(ones)[0], inside)
+        score += alike.compat * weight * send(q * terms.alike_weight)
+    return score
 
 
 # The term of distance alone.
 
 
-def gaussian_band(length: int, sxy: Array, *, reach: int) -> Float[Array, "n n"]:
-    """Returns the Gaussian between places on a line, 0 for those more than `reach` apart."""
-    place = jnp.arange(length)
-    apart = jnp.abs(place[:, None] - place)
-    return jnp.where(apart <= reach, jnp.exp(-((apart / sxy) ** 2) / 2), 0)
-
-
 def blur(
-    x: Float[Array, "k h w"], band: tuple[Array, Array], *, reach: int
-) -> Float[Array, "k h w"]:
-    """Sums over a square window, weighted by distance, block by block of what has one matrix."""
-    vertical, horizontal = band
-    height, width = x.shape[1:]
+    x: Float[Array, "k h w"], sxy: Array, *, reach: int, stride: int, to_stride: int
+) -> Float[Array, "k H W"]:
+    """Sums over a square window around each pixel, weighted by distance: columns, then rows.
+
+    The sources `x` are `stride` pixels apart, those that are asked for `to_stride`.
+    """
     parts = []
-    for here, seen in _windows(height, reach):
-        kernel = jnp.broadcast_to(vertical[here, seen], (len(x), *vertical[here, seen].shape))
-        parts.append(_einsum("kyz,kzx->kyx", kernel, x[:, seen]))
+    for here, seen in _windows(x.shape[1], reach, stride, to_stride):
+        band = gaussian_band(here, seen, sxy, reach=reach)
+        bands = jnp.broadcast_to(band, (len(x), *band.shape))  # no transposition for the product
+        parts.append(_einsum("kyz,kzx->kyx", bands, x[:, seen.start // stride :][:, : len(seen)]))
     x = jnp.concatenate(parts, 1)
-    parts = [
-        _einsum("kyz,zx->kyx", x[:, :, seen], horizontal[seen, here])
-        for here, seen in _windows(width, reach)
-    ]
+    parts = []
+    for here, seen in _windows(x.shape[2], reach, stride, to_stride):
+        band = gaussian_band(here, seen, sxy, reach=reach)
+        part = x[:, :, seen.start // stride :][:, :, : len(seen)]
+        parts.append(_einsum("kyz,xz->kyx", part, band))
     return jnp.concatenate(parts, 2)
 
 
-def _windows(length: int, reach: int) -> list[tuple[slice, slice]]:
-    """Returns blocks of a line, and which part of it their windows cover."""
-    starts = range(0, length, BLOCK)
-    return [
-        (slice(s, min(s + BLOCK, length)), slice(max(s - reach, 0), min(s + BLOCK + reach, length)))
-        for s in starts
-    ]
+def _windows(length: int, reach: int, stride: int, to_stride: int) -> list[tuple[range, range]]:
+    """Returns blocks of a line of `length` sources, and the sources that their windows cover."""
+    end, step = length * stride, BLOCK * stride
+    blocks = []
+    for start in range(0, end, step):
+        stop = min(start + step, end)
+        first = -(-max(start - reach, 0) // stride) * stride
+        blocks.append((range(start, stop, to_stride), range(first, min(stop + reach, end), stride)))
+    return blocks
+
+
+def gaussian_band(here: range, seen: range, sxy: Array, *, reach: int) -> Float[Array, "n m"]:
+    """Returns the Gaussian between places on a line, 0 for those more than `reach` apart."""
+    apart = abs(np.subtract.outer(np.array(here), np.array(seen)))
+    return jnp.where(apart <= reach, jnp.exp(-((apart / sxy) ** 2) / 2), 0)
 
 
 # The term of distance and colour.
 
 
-def choose_landmarks(
-    image: UInt8[Array, "h w 3"],
-    inside: Bool[Array, "h w"],
-    alike: Alike,
-    *,
-    rank: int,
-    tile: int,
-) -> Landmarks:
-    """Returns the bilateral kernel of an image, projected on landmarks of its tiles."""
-    height, width = inside.shape
-    rows, columns = jnp.mgrid[:height, :width] / alike.sxy
-    colors = jnp.moveaxis(image / alike.srgb, -1, 0)
-    features = to_tiles(jnp.concatenate([rows[None], columns[None], colors]), tile)  # t 5 n
-    within = to_tiles(inside[None].astype(jnp.float32), tile)[:, 0]  # t n
+def features_of(image: UInt8[Array, "h w 3"], alike: Alike) -> Float[Array, "5 h w"]:
+    """Returns place and colour in standard deviations."""
+    rows, columns = jnp.mgrid[: image.shape[0], : image.shape[1]] / alike.sxy
+    return jnp.concatenate([jnp.stack([rows, columns]), image.transpose(2, 0, 1) / alike.srgb])
 
-    stride = max(1, tile // CANDIDATES)
-    places = jnp.arange(tile * tile).reshape(tile, tile)[::stride, ::stride].ravel()
+
+def choose_landmarks(
+    features: Float[Array, "5 h w"], inside: Bool[Array, "h w"], *, rank: int, tile: int
+) -> Landmarks:
+    """Returns the bilateral kernel between sources, projected on landmarks of their tiles."""
+    features = to_tiles(features, tile)  # t 5 n
+    within = to_tiles(inside[None].astype(jnp.float32), tile)[:, 0]  # t n
+    step = max(1, tile // CANDIDATES)
+    places = np.arange(tile * tile).reshape(tile, tile)[::step, ::step].ravel()
     chosen, lower = pivoted_cholesky(features[..., places], within[..., places], rank=rank)
 
     # Codes are orthonormal coordinates in what a tile's landmarks span.
     unit = jnp.broadcast_to(jnp.eye(rank), lower.shape)
     whiten = jax.scipy.linalg.solve_triangular(lower, unit, lower=True)  # t r r
-    to_chosen = kernel(chosen[..., None], features[:, :, None])  # t r n
-    codes = _einsum("trs,tsn->trn", whiten, to_chosen) * within[:, None]
-    everywhere = chosen.swapaxes(0, 1)  # 5 t r
-    between = kernel(everywhere[:, :, :, None, None], everywhere[:, None, None], axis=0)
+    codes = _einsum("trs,tsn->trn", whiten, kernel(chosen, features)) * within[:, None]
+    tiles, _, rank = chosen.shape
+    everywhere = chosen.swapaxes(0, 1).reshape(1, 5, -1)
+    between = kernel(everywhere, everywhere).reshape(tiles, rank, tiles, rank)
     inner = _einsum("tar,trus,ubs->taub", whiten, between, whiten)
     rest = jnp.maximum(within - (codes**2).sum(1), 0)
-    return Landmarks(codes, inner, rest)
+    return Landmarks(chosen, whiten, inner, codes, rest)
 
 
-def kernel(a: Array, b: Array, *, axis: int = 1) -> Array:
-    """Returns the Gaussian between features, which lie along `axis`, by differences.
+def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
+    """Returns the Gaussian between features, by differences.
 
     The expansion into products would be faster and lose the small ones among the digits.
     """
-    pairs = (
-        (jax.lax.index_in_dim(a, i, axis, False), jax.lax.index_in_dim(b, i, axis, False))
-        for i in range(5)
-    )
-    return jnp.exp(-sum((one - other) ** 2 for one, other in pairs) / 2)
+    differences = (a[:, i, :, None] - b[:, i, None] for i in range(5))
+    return jnp.exp(-sum(difference**2 for difference in differences) / 2)
 
 
 def pivoted_cholesky(
@@ -311,7 +364,7 @@ def pivoted_cholesky(
         left = jnp.take_along_axis(residual, best[..., 0], 1)  # t 1
         useful = left > LEAST_RESIDUAL
         root = jnp.sqrt(jnp.where(useful, left, 1))
-        column = kernel(feature, features) - _einsum("trc,tr->tc", columns, row)
+        column = kernel(feature, features)[:, 0] - _einsum("trc,tr->tc", columns, row)
         column = jnp.where(useful, column / root, 0) * (within > 0)
         row = jnp.where(useful, row.at[:, step].set(root[:, 0]), jnp.eye(rank)[step])
         return (
@@ -334,16 +387,39 @@ def pivoted_cholesky(
     return jnp.where(used[:, None], chosen, 1e6), lower
 
 
-def filter_alike(
+def _between_sources(
     x: Float[Array, "k h w"], landmarks: Landmarks, *, tile: int
 ) -> Float[Array, "k h w"]:
-    """Sums over all pixels, weighted by the bilateral kernel."""
-    codes, inner, rest = landmarks
+    """Sums over all sources, weighted by the bilateral kernel, for each source."""
     height, width = x.shape[1:]
     x = to_tiles(x, tile)  # t k n
-    gathered = _einsum("tkn,trn->trk", x, codes)
-    spread = _einsum("taub,ubk->tka", inner, gathered)
-    return from_tiles(_einsum("tka,tan->tkn", spread, codes) + rest[:, None] * x, height, width)
+    message = _einsum("tka,tan->tkn", _spread(x, landmarks), landmarks.codes)
+    return from_tiles(message + landmarks.rest[:, None] * x, height, width)
+
+
+def _to_all(
+    x: Float[Array, "k h w"],
+    seen: Float[Array, "t r n"],
+    landmarks: Landmarks,
+    *,
+    tile: int,
+    stride: int,
+) -> Float[Array, "k H W"]:
+    """The same sum for each pixel, of which `seen` is the kernel with its tile's landmarks."""
+    height, width = x.shape[1:]
+    x = to_tiles(x, tile // stride)
+    spread = _einsum("tka,tar->tkr", _spread(x, landmarks), landmarks.whiten)
+    message = _einsum("tkr,trn->tkn", spread, seen)
+    message = from_tiles(message, height * stride, width * stride)
+    own = from_tiles(landmarks.rest[:, None] * x, height, width)
+    between = (0, stride - 1, stride - 1)  # zeros, as the others send nothing to themselves
+    return message + jax.lax.pad(own, jnp.float32(0), ((0, 0, 0), between, between))
+
+
+def _spread(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k r"]:
+    """Gathers sources at their tile's landmarks, and sends that to those of all tiles."""
+    gathered = _einsum("tkn,trn->trk", x, landmarks.codes)
+    return _einsum("taub,ubk->tka", landmarks.inner, gathered)
 
 
 def to_tiles(x: Float[Array, "k h w"], tile: int) -> Float[Array, "t k n"]:
