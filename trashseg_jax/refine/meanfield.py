@@ -13,7 +13,9 @@ enough for that: only these need an iteration, and the last one asks for all pix
   decomposition: always the pixel that is worst represented so far (Fine & Scheinberg 2001).
 """
 
+import functools
 import math
+import operator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,7 +61,7 @@ class Landmarks(NamedTuple):
 
     chosen: Float[Array, "t 5 r"]  # features
     whiten: Float[Array, "t r r"]  # makes codes of the kernel with those chosen
-    inner: Float[Array, "t r t r"]
+    inner: Float[Array, "l l"]  # l = t r
     codes: Float[Array, "t r n"]
     rest: Float[Array, "t n"]
 
@@ -233,7 +235,14 @@ def _update(
         weight = terms.alike_weight
         message = _between_sources(q * weight, terms.landmarks, tile=tile // stride)
         score += alike.compat * weight * message
-    return jax.nn.softmax(score, 0)
+    return _softmax(score)
+
+
+def _softmax(score: Float[Array, "k h w"]) -> Float[Array, "k h w"]:
+    """The softmax class by class: on CPUs reductions over the first axis are slow."""
+    top = functools.reduce(jnp.maximum, list(score))
+    exponentials = jnp.exp(score - top)
+    return exponentials / functools.reduce(operator.add, list(exponentials))
 
 
 @partial(jax.jit, static_argnames=("reach", "tile", "stride"))
@@ -252,16 +261,16 @@ def _finish(
 ) -> Float[Array, "k H W"]:
     """The last iteration, of all pixels, from the sources' Q."""
     score = _log_probs(probs)
-    ones = inside[None, ::stride, ::stride].astype(jnp.float32)
+    ones = inside[None, ::stride, ::stride].astype(jnp.float32)  # whose sum is a pixel's D
     if near is not None:
-        send = partial(blur, sxy=near.sxy, reach=reach, stride=stride, to_stride=1)
-        weight = _weight(send(ones)[0], inside)
-        score += near.compat * weight * send(q * terms.near_weight)
+        sent = jnp.concatenate([q * terms.near_weight, ones])
+        *message, total = blur(sent, near.sxy, reach=reach, stride=stride, to_stride=1)
+        score += near.compat * _weight(total, inside) * jnp.stack(message)
     if alike is not None:
         seen = kernel(terms.landmarks.chosen, to_tiles(features_of(image, alike), tile))  # t r n
-        send = partial(_to_all, seen=seen, landmarks=terms.landmarks, tile=tile, stride=stride)
-        weight = _weight(send(ones)[0], inside)
-        score += alike.compat * weight * send(q * terms.alike_weight)
+        sent = jnp.concatenate([q * terms.alike_weight, ones])
+        *message, total = _to_all(sent, seen, terms.landmarks, tile=tile, stride=stride)
+        score += alike.compat * _weight(total, inside) * jnp.stack(message)
     return score
 
 
@@ -333,6 +342,7 @@ def choose_landmarks(
     everywhere = chosen.swapaxes(0, 1).reshape(1, 5, -1)
     between = kernel(everywhere, everywhere).reshape(tiles, rank, tiles, rank)
     inner = _einsum("tar,trus,ubs->taub", whiten, between, whiten)
+    inner = inner.reshape(tiles * rank, -1)
     rest = jnp.maximum(within - (codes**2).sum(1), 0)
     return Landmarks(chosen, whiten, inner, codes, rest)
 
@@ -419,7 +429,9 @@ def _to_all(
 def _spread(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k r"]:
     """Gathers sources at their tile's landmarks, and sends that to those of all tiles."""
     gathered = _einsum("tkn,trn->trk", x, landmarks.codes)
-    return _einsum("taub,ubk->tka", landmarks.inner, gathered)
+    tiles, rank, channels = gathered.shape
+    spread = _einsum("ml,lk->mk", landmarks.inner, gathered.reshape(-1, channels))
+    return spread.reshape(tiles, rank, channels).swapaxes(1, 2)
 
 
 def to_tiles(x: Float[Array, "k h w"], tile: int) -> Float[Array, "t k n"]:
