@@ -44,16 +44,16 @@ _einsum = partial(jnp.einsum, precision="highest")
 class Near(NamedTuple):
     """The term of distance alone; all of it may change without a compilation."""
 
-    sxy: Array
-    compat: Array
+    sxy: Any  # scalars, as are the other term's
+    compat: Any
 
 
 class Alike(NamedTuple):
     """The term of distance and colour."""
 
-    sxy: Array
-    srgb: Array
-    compat: Array
+    sxy: Any
+    srgb: Any
+    compat: Any
 
 
 class Landmarks(NamedTuple):
@@ -67,15 +67,16 @@ class Landmarks(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What does not change with the iterations. A weight is 0 outside the image.
+    """What does not change with the iterations; None is that of a term that is left out.
 
-    A kernel K with row sums D becomes D^-1/2 K D^-1/2, which is pydensecrf's NORMALIZE_SYMMETRIC.
+    A weight, [h, w], is 0 outside the image. A kernel K with row sums D becomes D^-1/2 K D^-1/2,
+    which is pydensecrf's NORMALIZE_SYMMETRIC.
     """
 
     log_p: Float[Array, "k h w"]
-    near_weight: Float[Array, "h w"] | None
-    landmarks: Landmarks | None
-    alike_weight: Float[Array, "h w"] | None
+    near_weight: Any
+    landmarks: Any
+    alike_weight: Any
 
 
 class Pending:
