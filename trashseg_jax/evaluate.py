@@ -542,9 +542,11 @@ def summarize(
         common_share=config.eval.common_share,
         resamples=resamples,
     )
-    refined = result.refined_confusion
-    crf = {"engine": engines.resolve(config.crf.engine)}
-    crf["failed"] = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
+    crf: dict[str, Any] = {}
+    if result.refined_confusion is not None:
+        engine = engines.resolve(config.crf.engine)
+        failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
+        crf = {"crf": {**summary(result.refined_confusion), "engine": engine, "failed": failed}}
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
@@ -553,7 +555,7 @@ def summarize(
         "skipped_updates": skipped,
         "loss": loss if math.isfinite(loss) else None,
         **summary(result.confusion),
-        **({} if refined is None else {"crf": {**summary(refined), **crf}}),
+        **crf,
         "skipped": data.problems,
         "data_notes": data.notes,
         "warnings": warnings,
