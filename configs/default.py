@@ -103,18 +103,21 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
         }
     )
-    # Refines the final evaluation's predictions (pydensecrf, see docs/crf.md). A sxy is in pixels
+    # Refines the final evaluation's predictions (see docs/crf.md). A sxy is in pixels
     # of the scaled image, srgb in grey levels of 0..255; a compat of 0 leaves its term out.
     config.crf = ConfigDict(
         {
             "enabled": False,
+            # pydensecrf: on the host; device: JAX; auto: the former where it is installed.
+            "engine": "auto",
             "iterations": 10,
             "gaussian_sxy": 3.0,
             "gaussian_compat": 3.0,
             "bilateral_sxy": 80.0,
             "bilateral_srgb": 13.0,
             "bilateral_compat": 10.0,
-            "workers": -1,  # processes; -1: one a core, 0: none, refines between the batches
+            # Of pydensecrf: processes; -1: one a core, 0: none, refines between the batches.
+            "workers": -1,
             "timeout": 300.0,  # seconds an image may take a process, before another one tries
         }
     )

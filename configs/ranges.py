@@ -183,6 +183,7 @@ RANGES: dict[str, Rule] = {
     "calibration.pixels": Number(whole=True, at_least=1000, at_most=10**8),
     # crf
     "crf.enabled": YES_OR_NO,
+    "crf.engine": OneOf(("auto", "pydensecrf", "device")),
     "crf.iterations": Number(whole=True, at_least=1, at_most=1000),
     "crf.gaussian_sxy": DEVIATION,
     "crf.gaussian_compat": COMPAT,

@@ -37,6 +37,7 @@ SUBJECTS = {  # ours, the peer; and what ours would reach if all but it were ove
     "predict-phone": ("bench.prediction:everything_phone", PEER_PHONE, MODEL),
     "predict-phone-masks": ("bench.prediction:masks_phone", PEER_PHONE, MODEL),
     "crf": ("bench.refinement:pooled", "bench.refinement:serial"),
+    "crf-device": ("bench.refinement:on_device", "bench.refinement:serial"),
 }
 FLOORS = ("bench.machine:multiply", "bench.machine:copy")
 

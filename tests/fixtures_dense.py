@@ -27,3 +27,31 @@ def scene(seed, height=6, width=5):
     grey = np.where(np.arange(width)[:, None] < width // 2, 50, 180)
     image = (grey + rng.integers(0, 20, (height, width, 3))).astype(np.uint8)
     return probs, image
+
+
+def brute_force(probs, image, options, reach=None, sources=True):
+    """Algorithm 1 of Krähenbühl & Koltun with every pair of pixels, a pixel with itself too.
+
+    Each kernel is D^-1/2 K D^-1/2 with D its row sums: pydensecrf's default, NORMALIZE_SYMMETRIC.
+    With a `reach` the Gaussian's window ends so many pixels away in each direction; with
+    `sources`, a mask over pixels, only these send messages.
+    """
+    height, width, classes = probs.shape
+    place = np.mgrid[:height, :width].reshape(2, -1).T.astype(float)
+    color = image.reshape(-1, 3) / options["bilateral_srgb"]
+
+    apart = np.abs(place[:, None] - place).max(-1)
+
+    def kernel(features, within=True):
+        k = np.exp(-((features[:, None] - features) ** 2).sum(-1) / 2) * within * sources
+        return k / np.sqrt(np.outer(k.sum(1), k.sum(1)))
+
+    near = kernel(place / options["gaussian_sxy"], reach is None or apart <= reach)
+    alike = kernel(np.concatenate([place / options["bilateral_sxy"], color], 1))
+    pairwise = options["gaussian_compat"] * near + options["bilateral_compat"] * alike
+    p = probs.reshape(-1, classes).astype(float)
+    q = p
+    for _ in range(options["iterations"]):
+        q = p * np.exp(pairwise @ q)
+        q /= q.sum(1, keepdims=True)
+    return q.reshape(probs.shape)

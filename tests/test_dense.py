@@ -2,33 +2,9 @@
 
 import numpy as np
 import pytest
-from fixtures_dense import OPTIONS, WITHOUT_TERMS, needs_pydensecrf, scene
+from fixtures_dense import OPTIONS, WITHOUT_TERMS, brute_force, needs_pydensecrf, scene
 
 from trashseg_jax.refine import dense
-
-
-def brute_force(probs, image, options):
-    """Algorithm 1 of Krähenbühl & Koltun with every pair of pixels, a pixel with itself too.
-
-    Each kernel is D^-1/2 K D^-1/2 with D its row sums: pydensecrf's default, NORMALIZE_SYMMETRIC.
-    """
-    height, width, classes = probs.shape
-    place = np.mgrid[:height, :width].reshape(2, -1).T.astype(float)
-    color = image.reshape(-1, 3) / options["bilateral_srgb"]
-
-    def kernel(features):
-        k = np.exp(-((features[:, None] - features) ** 2).sum(-1) / 2)
-        return k / np.sqrt(np.outer(k.sum(1), k.sum(1)))
-
-    near = kernel(place / options["gaussian_sxy"])
-    alike = kernel(np.concatenate([place / options["bilateral_sxy"], color], 1))
-    pairwise = options["gaussian_compat"] * near + options["bilateral_compat"] * alike
-    p = probs.reshape(-1, classes).astype(float)
-    q = p
-    for _ in range(options["iterations"]):
-        q = p * np.exp(pairwise @ q)
-        q /= q.sum(1, keepdims=True)
-    return q.reshape(probs.shape)
 
 
 @needs_pydensecrf

@@ -210,7 +210,7 @@ def test_module_that_workers_import_is_light():
 def test_missing_package_is_told_before_training(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)  # its import fails
     config = tiny_config()
-    config.crf.enabled = True
+    config.crf.update({"enabled": True, "engine": "pydensecrf"})
     with pytest.raises(InputError, match=r"pip install pydensecrf2.*on 3\.13") as caught:
         train.train(config, tmp_path / "run")
     assert "\n" not in str(caught.value)

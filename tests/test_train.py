@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import struct
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from trashseg_jax import build, evaluate, metrics, train
+from trashseg_jax.configs import crf_focal_balanced
 from trashseg_jax.data import pipeline
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.devices import sharding
@@ -357,7 +359,8 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
     refined = figures.pop("crf")
     assert figures == whole_run[1]
     assert refined.pop("failed") == []
-    assert {"miou", "iou", "confusion"} < refined.keys() < figures.keys()
+    assert refined["engine"] == "pydensecrf"
+    assert {"miou", "iou", "confusion", "engine"} < refined.keys() < figures.keys() | {"engine"}
     # The same pixels of truth, counted under other predictions.
     raw, after = np.array(figures["confusion"]), np.array(refined["confusion"])
     np.testing.assert_array_equal(after.sum(1), raw.sum(1))
@@ -370,6 +373,20 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
 
     config.crf.workers = 2
     assert evaluate.evaluate(config, workdir)["crf"] == {**refined, "failed": []}
+
+
+def test_crf_runs_where_pydensecrf_is_missing(whole_run, tiny_config, tmp_path, monkeypatch):
+    """The reference's own experiment, as on Python 3.13."""
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)  # its import fails
+    workdir = shutil.copytree(whole_run[0], tmp_path / "run")
+    config = tiny_config()
+    config.crf.update(crf_focal_balanced.get_config().crf)
+    figures = evaluate.evaluate(config, workdir)
+    assert (figures["crf"]["engine"], figures["crf"]["failed"]) == ("device", [])
+    raw, after = np.array(figures["confusion"]), np.array(figures["crf"]["confusion"])
+    np.testing.assert_array_equal(after.sum(1), raw.sum(1))
+    assert np.any(after != raw)
+    assert "CRF engine: device" in table.format_table(figures)
 
 
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):

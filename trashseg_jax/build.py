@@ -26,7 +26,7 @@ from trashseg_jax.data.training_sets import TrainingSet, TrainingSets
 from trashseg_jax.devices import processes
 from trashseg_jax.errors import InputError
 from trashseg_jax.models import pretrained, unet
-from trashseg_jax.refine import dense, pool
+from trashseg_jax.refine import engines
 from trashseg_jax.settings import Config, check_hold, check_warmup, choose, expand_home
 
 if TYPE_CHECKING:
@@ -528,13 +528,11 @@ def build_augment(config: Config) -> Callable[..., Any]:
     return augment.make_augment(**{name: config.data.augment[name] for name in names})
 
 
-def build_crf(config: Config) -> pool.CrfPool:
-    """Returns a pool that is not started yet; raises InputError where it could not work."""
+def build_crf(config: Config) -> engines.Engine:
+    """Returns an engine that is not started yet; raises InputError where it could not work."""
     options = config.crf.to_dict()
     del options["enabled"]
-    workers, timeout = options.pop("workers"), options.pop("timeout")
-    dense.import_densecrf()
-    return pool.CrfPool(workers, partial(dense.refine, **options), timeout=timeout)
+    return engines.make_engine(options.pop("engine"), side=config.data.image_size, **options)
 
 
 def build_normalize(config: Config) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,7 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.inference import Fitted, Member, Segmenter, member_of
-from trashseg_jax.refine import calibration, pool
+from trashseg_jax.refine import calibration, engines, pool
 from trashseg_jax.refine.calibration import Calibration
 from trashseg_jax.report import files, page, sheet
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
@@ -258,16 +257,16 @@ def build_scorer(
         calibration=calibration,
     )
     total = -(-len(source) // config.eval.batch_size)
-    pool = build.build_crf(config) if refine else None
+    crf = build.build_crf(config) if refine else None
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
     finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
 
     def score(state: steps.TrainState) -> Evaluation:
         scored = scores(state.eval_variables())
-        if pool is None:
+        if crf is None:
             return finish(scored)
-        with pool:
-            return finish(refine_batches(scored, pool, num_classes=num_classes))
+        with crf:
+            return finish(refine_batches(scored, crf, num_classes=num_classes))
 
     return score
 
@@ -453,15 +452,15 @@ def count_originals(
 
 
 def refine_batches(
-    scored: Iterator[Batch], pool: pool.CrfPool, *, num_classes: int
+    scored: Iterator[Batch], crf: engines.Engine, *, num_classes: int
 ) -> Iterator[Batch]:
     """Replaces `probs` by `refined` u8[b,h,w], `refined_confusion` i64[b,k,k] and `unrefined`.
 
     The last is u8[b,REASON_BYTES]: in ASCII why a row is the raw prediction, 0 where it is not.
-    Each batch comes out after the next one went in: the pool never waits for the device.
+    Each batch comes out after the next one went in: the CRF never waits for the model.
     """
     submitted = (
-        (batch, submit_rows(pool, batch, sharding.local_rows(batch.pop("probs"))))
+        (batch, submit_rows(crf, batch, sharding.local_rows(batch.pop("probs"))))
         for batch in scored
     )
     for batch, futures in one_behind(submitted):
@@ -469,19 +468,19 @@ def refine_batches(
 
 
 def submit_rows(
-    pool: pool.CrfPool, batch: Batch, probs: Float32[np.ndarray, "b h w k"]
-) -> list[Future]:
-    """Hands the valid rows to the pool without their padding, which would pull at the edge."""
+    crf: engines.Engine, batch: Batch, probs: Float32[np.ndarray, "b h w k"]
+) -> list[engines.Answer]:
+    """Hands the valid rows to the CRF without their padding, which would pull at the edge."""
     futures = []
     for row in np.flatnonzero(batch["mask"]):
         height, width = batch["size"][row]
         futures.append(
-            pool.submit(probs[row, :height, :width], batch["image"][row, :height, :width])
+            crf.submit(probs[row, :height, :width], batch["image"][row, :height, :width])
         )
     return futures
 
 
-def with_refined(batch: Batch, futures: list[Future], *, num_classes: int) -> Batch:
+def with_refined(batch: Batch, futures: list[engines.Answer], *, num_classes: int) -> Batch:
     """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label.
 
     Counted at the photographs' size, where the batch has them, they are enlarged to the nearest
@@ -594,8 +593,11 @@ def summarize(
         common_share=config.eval.common_share,
         resamples=resamples,
     )
-    refined = result.refined_confusion
-    failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
+    crf: dict[str, Any] = {}
+    if result.refined_confusion is not None:
+        engine = engines.resolve(config.crf.engine)
+        failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
+        crf = {"crf": {**summary(result.refined_confusion), "engine": engine, "failed": failed}}
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
@@ -604,7 +606,7 @@ def summarize(
         "skipped_updates": skipped,
         "loss": loss if math.isfinite(loss) else None,
         **summary(result.confusion),
-        **({} if refined is None else {"crf": {**summary(refined), "failed": failed}}),
+        **crf,
         "skipped": data.problems,
         "data_notes": data.notes,
         "warnings": warnings,

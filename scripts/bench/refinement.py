@@ -1,4 +1,4 @@
-"""The CRF for a benchmark: this project's pool of processes beside pydensecrf in one."""
+"""The CRF for a benchmark: this project's two engines beside pydensecrf in one process."""
 
 from functools import partial
 
@@ -13,15 +13,25 @@ from trashseg_jax.refine import dense
 
 def pooled(options: Options) -> Trial:
     """Refines a batch as an evaluation does, in as many processes as there are cores."""
+    return _with_engine("pydensecrf", options)
+
+
+def on_device(options: Options) -> Trial:
+    """Refines a batch as an evaluation does with `crf.engine=device`."""
+    return _with_engine("device", options)
+
+
+def _with_engine(engine: str, options: Options) -> Trial:
     config = reference.get_config("aistage")
-    config.crf.workers = options.workers
-    pool = build.build_crf(config).__enter__()  # its processes end with this one
+    config.data.image_size = options.size
+    config.crf.update({"engine": engine, "workers": options.workers})
+    crf = build.build_crf(config).__enter__()  # its processes end with this one
     images = random_predictions(options)
 
     def run(count: int) -> None:
         for _ in range(count):
-            for future in [pool.submit(*image) for image in images]:
-                future.result()
+            for answer in [crf.submit(*image) for image in images]:
+                answer.result()
 
     return Trial(run, options.batch)
 
@@ -29,7 +39,7 @@ def pooled(options: Options) -> Trial:
 def serial(options: Options) -> Trial:
     """The peer: pydensecrf's calls, one image after the other."""
     settings = reference.get_config("aistage").crf.to_dict()
-    for key in ("enabled", "workers", "timeout"):
+    for key in ("enabled", "engine", "workers", "timeout"):
         del settings[key]
     refine = partial(dense.refine, **settings)
     images = random_predictions(options)

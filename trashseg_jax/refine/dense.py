@@ -59,7 +59,7 @@ def import_densecrf() -> Any:
         return importlib.import_module("pydensecrf.densecrf")
     except ImportError as error:
         raise InputError(
-            f"config.crf.enabled=True: pydensecrf cannot be imported ({error}); "
+            f"config.crf.engine=pydensecrf: it cannot be imported ({error}); "
             '"pip install pydensecrf2==1.1" installs it on Python 3.11 and 3.12, with g++ (it does '
-            "not build on 3.13); or pass --config.crf.enabled=False"
+            "not build on 3.13); or pass --config.crf.engine=device"
         ) from error

@@ -145,7 +145,10 @@ def data_notes(figures: dict[str, Any]) -> list[str]:
     lines += [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
     notes = figures["data_notes"]
     lines += [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
-    if failed := figures["crf"]["failed"] if "crf" in figures else []:
+    crf = figures.get("crf", {})
+    if engine := crf.get("engine"):  # which runs of earlier versions have not
+        lines.append(f"CRF engine: {engine}")
+    if failed := crf.get("failed", []):
         lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
         lines += [f"image {image['id']}: {image['reason']}" for image in failed]
     return lines
