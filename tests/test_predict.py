@@ -92,7 +92,7 @@ def photos(tmp_path):
 @pytest.fixture
 def command(model, photos, tmp_path, monkeypatch):
     """A function that predicts as the command line does, and returns what `main` returns."""
-    monkeypatch.setattr(models, "load", lambda folder, checkpoint: model)
+    monkeypatch.setattr(models, "load", lambda folder, **_: model)
 
     def call(*more, source=photos):
         arguments = [f"--input={source}"] if source else []
@@ -656,6 +656,8 @@ def test_a_models_folder_predicts_as_its_run(run_folder, photos, tmp_path):
     again = models.load(folder, checkpoint="latest", calibration=True)
     assert again.classes == model.classes
     assert again.normalize == model.normalize
+    with pytest.raises(InputError, match="model's folder, which has one set of weights"):
+        models.load_all([folder], checkpoint="best", calibration=True)
     np.testing.assert_array_equal(
         expected(again, photos / "a.png").classes, expected(model, photos / "a.png").classes
     )

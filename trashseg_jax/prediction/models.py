@@ -9,12 +9,20 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.model_description import holds_model
 from trashseg_jax.model_folder import Model
 
+LATEST = "latest"
+
 
 def load_all(folders: Sequence[Path], *, checkpoint: str, calibration: bool) -> list[Model]:
     """Returns the models of several folders; raises InputError where their classes differ.
 
-    Without `calibration` they have none.
+    Without `calibration` they have none. A checkpoint that is named, other than the latest, must be
+    one of a run's.
     """
+    if checkpoint != LATEST and all(map(holds_model, folders)):
+        raise InputError(
+            f"checkpoint {checkpoint!r}: --model={folders[0]} is a model's folder, which has one set "
+            "of weights; leave out --checkpoint, or name the run"
+        )
     if len(folders) == 1:
         return [load(folders[0], checkpoint=checkpoint, calibration=calibration)]
     from trashseg_jax import scored_models  # late: a single model starts without it

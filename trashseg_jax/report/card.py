@@ -5,6 +5,7 @@ from typing import Any
 
 from trashseg_jax.model_folder import Model
 from trashseg_jax.models.smp_names import smp_call, smp_lacks
+from trashseg_jax.refine.calibration import Calibration
 from trashseg_jax.report.table import format_number
 
 WEAKEST = 3  # classes that are named as the least well found
@@ -189,14 +190,13 @@ def _use(model: Model, *, onnx: bool) -> str:
         _block(_JAX),
         *_use_torch(model),
         *(["With ONNX Runtime, normalisation inside:", _block(_ONNX)] if onnx else []),
-        *([_calibration(model)] if model.calibration else []),
+        *([_say_calibrated(model.calibration)] if model.calibration else []),
         "A network can be trained on with `--config.model.init=FOLDER`.",
     ]
     return "\n\n".join(parts)
 
 
-def _calibration(model: Model) -> str:
-    fitted = model.calibration
+def _say_calibrated(fitted: Calibration) -> str:
     return (
         "Its probabilities are calibrated where `trashseg predict` and `trashseg_jax.Predictor` "
         f"use it: by what was fitted on {fitted.num_images} images of {fitted.dataset}/"
