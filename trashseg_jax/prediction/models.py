@@ -20,8 +20,8 @@ def load_all(folders: Sequence[Path], *, checkpoint: str, calibration: bool) -> 
     """
     if checkpoint != LATEST and all(map(holds_model, folders)):
         raise InputError(
-            f"checkpoint {checkpoint!r}: --model={folders[0]} is a model's folder, which has one set "
-            "of weights; leave out --checkpoint, or name the run"
+            f"checkpoint {checkpoint!r}: --model={folders[0]} is a model's folder, which has one "
+            "set of weights; leave out --checkpoint, or name the run"
         )
     if len(folders) == 1:
         return [load(folders[0], checkpoint=checkpoint, calibration=calibration)]
