@@ -42,7 +42,7 @@ def save_strengths(path: Path, report: dict[str, Any]) -> None:
     _grid(axes[0], "IoU over the strength of the prior correction", "strength")
     x = fitted["strength"]
     axes[0].draw.line([axes[0].at(x, 0), axes[0].at(x, top)], GREY, 1)
-    colors = taxonomy.palette(len(fitted["classes"]))
+    colors = taxonomy.shown_colors(taxonomy.palette(len(fitted["classes"])))
     lines: list[Any] = [("mIoU", curve["miou"], (0, 0, 0), 3)]
     for name in names:
         color = tuple(map(int, colors[fitted["classes"].index(name)]))
