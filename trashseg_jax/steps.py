@@ -144,7 +144,7 @@ def accumulate_gradient(
         sums, batch_stats = carry
         part, part_key = part_and_key
         if on_cpu():
-            part = {**part, "image": after(part["image"], sums)}
+            part = after(part, sums)
         (loss, batch_stats), grads = grad_fn(state.params, batch_stats, part, part_key)
         return (jax.tree.map(jnp.add, sums, (loss, grads)), batch_stats), None
 
@@ -158,13 +158,13 @@ def accumulate_gradient(
     return (loss, batch_stats), grads
 
 
-def after(x: Array, earlier: Any) -> Array:
-    """Returns `x`, which what follows gets only when all of `earlier` is computed.
+def after(batch: Batch, earlier: Any) -> Batch:
+    """Returns the batch, which what follows gets only when all of `earlier` is computed.
 
     For CPUs, whose compiler drops the barriers of `jax.lax`.
     """
-    nothing = 0 * sum(leaf.ravel()[0] for leaf in jax.tree.leaves(earlier))
-    return x + nothing.astype(x.dtype)
+    nothing = 0 * jnp.sum(jnp.stack([leaf.ravel()[0] for leaf in jax.tree.leaves(earlier)]))
+    return {name: rows + nothing.astype(rows.dtype) for name, rows in batch.items()}
 
 
 def keep_finite(
