@@ -88,7 +88,7 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
         ([REFERENCE, "--config.data.skip_bad=perhaps"], "flag --config.data.skip_bad=perhaps"),
         ([REFERENCE, "--workdr=x"], "Did you mean: workdir"),
         ([REFERENCE, "x"], "argument 'x'"),
-        ([REFERENCE, "--mode=sing"], "<train|evaluate>"),
+        ([REFERENCE, "--mode=sing"], "<train|evaluate|calibrate>"),
         ([f"{REFERENCE}:moon"], "data set 'moon': must be one of demo, aistage, taco, coco"),
         (
             ["--config=configs/none.py"],
