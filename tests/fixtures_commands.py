@@ -4,7 +4,15 @@ import sys
 
 from absl import flags
 
-from trashseg_jax import export, main, predict
+from trashseg_jax import export, main, predict, train
+
+
+def train_two_steps(config, folder):
+    """Trains a tiny run, and returns its folder."""
+    config.train.update({"steps": 2, "eval_every": 2, "checkpoint_every": 2})
+    config.optimizer.warmup_steps = 1
+    train.train(config, folder)
+    return folder
 
 
 def _forget(module):

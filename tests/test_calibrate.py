@@ -24,14 +24,15 @@ from trashseg_jax.refine import calibration
 STRONG = {"strength": 1.0, "temperature": 2.0}
 
 
+def without_calibration(model):
+    return dataclasses.replace(model, calibration=None)
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    config = tiny_config()
-    config.train.update({"steps": 2, "eval_every": 2, "checkpoint_every": 2})
-    config.optimizer.warmup_steps = 1
-    train.train(config, folder)
-    return folder
+    return fixtures_commands.train_two_steps(
+        tiny_config(), tmp_path_factory.mktemp("runs") / "small"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +214,7 @@ def test_each_model_s_logits_are_calibrated_before_their_probabilities_are_avera
     found = segment(segmenter_of(one, other, scale=scale), image)
     expected = (own_probs(one, image) + own_probs(other, image)) / 2
     np.testing.assert_allclose(found.probs, expected, atol=2e-3)
-    plain = segmenter_of(one.without_calibration(), other.without_calibration(), scale=scale)
+    plain = segmenter_of(*map(without_calibration, (one, other)), scale=scale)
     assert np.abs(segment(plain, image).probs - expected).max() > 0.1
 
 
@@ -266,7 +267,7 @@ def test_an_export_carries_it_and_predicts_alike(calibrated, tmp_path, monkeypat
     model, other = model_folder.read(folder), model_folder.read(plain)
     assert model.calibration.to_json() == report_of(calibrated)["calibration"]
     assert other.calibration is None
-    assert model.digest() != other.digest() == model.without_calibration().digest()
+    assert model.digest() != other.digest() == without_calibration(model).digest()
     assert "calibrated" in (folder / "README.md").read_text()
     assert "calibrated" not in (plain / "README.md").read_text()
     image = np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8)

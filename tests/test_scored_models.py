@@ -14,7 +14,7 @@ from fixtures_models import assert_same, make_model
 from PIL import Image
 
 import trashseg_jax
-from trashseg_jax import inference, model_folder, model_sources, train
+from trashseg_jax import inference, model_folder, model_sources
 from trashseg_jax.data import augment, taxonomy
 from trashseg_jax.errors import InputError
 from trashseg_jax.report import card, table
@@ -25,12 +25,9 @@ OF_WEIGHTS = {"models", "skipped_updates"}
 
 @pytest.fixture(scope="module")
 def run_folder(tiny_config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    config = tiny_config()
-    config.train.update({"steps": 2, "eval_every": 2, "checkpoint_every": 2})
-    config.optimizer.warmup_steps = 1
-    train.train(config, folder)
-    return folder
+    return fixtures_commands.train_two_steps(
+        tiny_config(), tmp_path_factory.mktemp("runs") / "small"
+    )
 
 
 def write_model(folder, model):

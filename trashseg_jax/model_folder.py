@@ -67,9 +67,6 @@ class Model:
         network = make_network(self.architecture, num_classes=len(self.classes), dtype=dtype)
         return dataclasses.replace(self, network=network, dtype=dtype)
 
-    def without_calibration(self) -> "Model":
-        return dataclasses.replace(self, calibration=None)
-
     def digest(self) -> str:
         """Returns 16 hex digits of all that its outputs depend on."""
         about = [self.classes, self.palette.tolist(), self.normalize, self.image_size]
@@ -129,8 +126,8 @@ def installed_version(name: str) -> str:
         return "unknown"
 
 
-def read(folder: Path) -> Model:
-    """Returns the model in a folder.
+def read(folder: Path, *, calibrated: bool = True) -> Model:
+    """Returns the model in a folder, with the calibration that it has if it is to be `calibrated`.
 
     Raises InputError naming the file and what is wrong: a newer format, something missing, left
     over or of another shape, numbers that are not finite.
@@ -152,6 +149,7 @@ def read(folder: Path) -> Model:
         encoder=network.encoder,
     )
     stored = described["calibration"]
+    fitted = stored and calibration.from_json(stored, path=path, classes=classes)
     return Model(
         network=network,
         variables=variables,
@@ -160,7 +158,7 @@ def read(folder: Path) -> Model:
         classes=classes,
         palette=np.array(described["palette"], np.uint8),
         normalize=described["normalization"]["name"],
-        calibration=stored and calibration.from_json(stored, path=path, classes=classes),
+        calibration=fitted if calibrated else None,
         **{key: described[key] for key in AS_THEY_ARE},
     )
 

@@ -20,7 +20,6 @@ from trashseg_jax.model_description import MODEL_RULES, holds_model
 from trashseg_jax.model_folder import Model
 from trashseg_jax.models import pretrained, smp_names
 from trashseg_jax.models.unet import UNet
-from trashseg_jax.refine import calibration
 from trashseg_jax.refine.calibration import Calibration
 from trashseg_jax.run.identity import BESIDE, differences, identify_classes, read_identity
 from trashseg_jax.settings import Config
@@ -50,8 +49,7 @@ def load(folder: Path, *, checkpoint: str, calibration: bool) -> Model:
     Without `calibration` it has none.
     """
     if holds_model(folder):
-        model = model_folder.read(folder)
-        return model if calibration else model.without_calibration()
+        return model_folder.read(folder, calibrated=calibration)
     config: Any = settings.read_config(folder, defaults=default.get_config)
     config.eval.checkpoint = checkpoint
     config.eval.calibration = calibration
@@ -79,8 +77,6 @@ def trained_model(config: Config, workdir: Path) -> Model:
     """
     network, state, identity = restore_run(config, workdir)
     classes, step = tuple(identity["classes"]), int(state.step)
-    wanted = config.eval.calibration
-    found = calibration.of_run(workdir, classes=classes, step=step) if wanted else None
     return Model(
         network=network,
         variables=jax.tree.map(np.asarray, state.eval_variables()),
@@ -100,7 +96,7 @@ def trained_model(config: Config, workdir: Path) -> Model:
             "averaged": bool(state.ema),
             "options": options_to_hand_on(config),
         },
-        calibration=found,
+        calibration=evaluate.find_calibration(config, workdir, classes, step=step),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import requests
+from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 BUSY = (408, 425, 429, 500, 502, 503, 504)  # worth asking again
@@ -108,7 +109,7 @@ def _seconds(retry_after: str) -> float:
     """Returns what a Retry-After asks for: seconds, or those until a date."""
     try:
         return Retry().parse_retry_after(retry_after)
-    except Exception:  # of no known form
+    except InvalidHeader:  # of no known form
         return 0.0
 
 

@@ -37,8 +37,7 @@ def load_all(folders: Sequence[Path], *, checkpoint: str, calibration: bool) -> 
 def load(folder: Path, *, checkpoint: str, calibration: bool) -> Model:
     """Returns the model of a run's folder, of the checkpoint named, or of a model's folder."""
     if holds_model(folder):
-        model = model_folder.read(folder)
-        return model if calibration else model.without_calibration()
+        return model_folder.read(folder, calibrated=calibration)
     # Imported late: a model's folder needs nothing that restores a training.
     from trashseg_jax import model_sources
 
