@@ -531,7 +531,7 @@ def build_augment(config: Config) -> Callable[..., Any]:
 def build_crf(config: Config) -> engines.Engine:
     """Returns an engine that is not started yet; raises InputError where it could not work."""
     options = config.crf.to_dict()
-    del options["enabled"]
+    del options["enabled"], options["tuned_on"]
     return engines.make_engine(options.pop("engine"), side=config.data.image_size, **options)
 
 

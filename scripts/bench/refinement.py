@@ -39,7 +39,7 @@ def _with_engine(engine: str, options: Options) -> Trial:
 def serial(options: Options) -> Trial:
     """The peer: pydensecrf's calls, one image after the other."""
     settings = reference.get_config("aistage").crf.to_dict()
-    for key in ("enabled", "engine", "workers", "timeout"):
+    for key in ("enabled", "engine", "workers", "timeout", "tuned_on"):
         del settings[key]
     refine = partial(dense.refine, **settings)
     images = random_predictions(options)

@@ -1,0 +1,121 @@
+"""What tuning is worth: each half of the images judged by what the other half asked for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from trashseg_jax import calibrate, metrics
+from trashseg_jax.calibrate import HALVES, of_half
+from tuning.candidates import Candidate
+
+RAW, CALIBRATED, DEFAULT, TUNED = "raw", "calibrated", "default CRF", "tuned CRF"
+# What is compared: the second less the first.
+GAINS = ((RAW, CALIBRATED), (RAW, DEFAULT), (CALIBRATED, TUNED), (RAW, TUNED))
+ANSWERS = {
+    RAW: "no CRF: no gain over the raw predictions is beyond noise",
+    CALIBRATED: "no CRF: its gain over the calibrated predictions is not beyond noise",
+    TUNED: "the tuned CRF: its gain on held-out images is beyond noise",
+}
+
+Confusion = Int64[np.ndarray, "n k k"]
+Score = Callable[[Candidate, Sequence[int]], Confusion]
+
+
+def cross(score: Score, by_half: Mapping[str, Candidate], count: int) -> Int64[np.ndarray, "n k k"]:
+    """Returns all images' confusion matrices, each by the candidate of the half it is not of."""
+    even, odd = (np.flatnonzero(of_half(half, count)) for half in HALVES)
+    of_odd, of_even = score(by_half["even"], odd.tolist()), score(by_half["odd"], even.tolist())
+    found = np.empty((count, *of_even.shape[1:]), np.int64)
+    found[even], found[odd] = of_even, of_odd
+    return found
+
+
+def choose(columns: Mapping[str, Confusion]) -> str:
+    """Returns which column to keep: the last of those whose gain is beyond noise.
+
+    Calibration has to beat the raw predictions, the CRF what is kept of these two. A gain is beyond
+    noise if 95 % of the resamples of the images have one.
+    """
+    kept = RAW
+    for name in (CALIBRATED, TUNED):
+        if name in columns and _is_gain(columns[kept], columns[name]):
+            kept = name
+    return kept
+
+
+def _is_gain(before: Confusion, after: Confusion) -> bool:
+    interval = metrics.difference_interval(before, after, resamples=metrics.RESAMPLES)
+    return interval is not None and interval[0] > 0
+
+
+def describe(columns: Mapping[str, Confusion], classes: Sequence[str]) -> dict[str, Any]:
+    """Returns the figures of each column, and what one gains over another."""
+    return {
+        "columns": {name: figures(counts, classes) for name, counts in columns.items()},
+        "gains": {
+            f"{after} - {before}": gain(columns[before], columns[after])
+            for before, after in GAINS
+            if before in columns and after in columns
+        },
+    }
+
+
+def figures(per_image: Confusion, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns scores; the mIoU is over the classes in the truth, as all that is compared is."""
+    confusion = per_image.sum(0)
+    scores = map(calibrate.number, metrics.iou(confusion))
+    return {
+        "miou": miou(per_image),
+        "miou_interval": metrics.bootstrap_interval(per_image, resamples=metrics.RESAMPLES),
+        "iou": dict(zip(classes, scores, strict=True)),
+        "pixel_accuracy": metrics.pixel_accuracy(confusion),
+    }
+
+
+def gain(before: Confusion, after: Confusion) -> dict[str, Any]:
+    """Returns what the second one's mIoU is more, of the same resamples of the images."""
+    return {
+        "miou": miou(after) - miou(before),
+        "interval": metrics.difference_interval(before, after, resamples=metrics.RESAMPLES),
+    }
+
+
+def miou(per_image: Confusion) -> float:
+    return float(calibrate.mean_iou(per_image.sum(0)[None])[0])
+
+
+def describe_halves(
+    columns: Mapping[str, Confusion], fitted: Mapping[str, tuple[Candidate, float]]
+) -> dict[str, Any]:
+    """Returns by half what it asked for, what that scored on it, and on the other one.
+
+    `fitted` has each half's candidate, and its mIoU on the images that it was tried on.
+    """
+    count = len(columns[RAW])
+    halves = {}
+    for half, (candidate, score) in fitted.items():
+        others = ~of_half(half, count)
+        held_out = {name: miou(counts[others]) for name, counts in columns.items()}
+        halves[half] = {"candidate": candidate.describe(), "miou": score, "held_out": held_out}
+    return halves
+
+
+def format_table(figures: Mapping[str, Any]) -> str:
+    """Returns an engine's figures as a table for the terminal: a column a candidate."""
+    columns = figures["columns"]
+    classes = columns[RAW]["iou"]
+    width = max(map(len, [*classes, "pixel acc."]))
+    lines = [" " * width + "".join(f"  {name:>11}" for name in columns)]
+    for name in classes:
+        values = [one["iou"][name] for one in columns.values()]
+        cells = ["absent" if value is None else f"{value:.4f}" for value in values]
+        lines.append(f"{name:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
+    for key, title in {"miou": "mIoU", "pixel_accuracy": "pixel acc."}.items():
+        cells = "".join(f"  {one[key]:>11.4f}" for one in columns.values())
+        lines.append(f"{title:<{width}}{cells}")
+    for name, one in figures["gains"].items():
+        interval = "{:+.4f} to {:+.4f}".format(*one["interval"])
+        lines.append(f"{name}: mIoU {one['miou']:+.4f}, 95 % of resamples {interval}")
+    return "\n".join(lines)
