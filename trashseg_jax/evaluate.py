@@ -269,7 +269,7 @@ def build_scorer(
         calibration=calibration,
     )
     total = -(-len(source) // config.eval.batch_size)
-    crf = build.build_crf(config) if refine else None
+    crf = build.build_crf(config.crf, side=config.data.image_size) if refine else None
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
     finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
 

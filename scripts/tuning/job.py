@@ -80,10 +80,10 @@ def tune_engine(
     name: str, subject: Subject, stored: Store, storage: Any, out: Path, options: Options
 ) -> Tuned:
     """Searches by each half of the images, judges by the other, and decides."""
-    crf = subject.config.copy_and_resolve_references()
-    crf.crf.update({"engine": name, "workers": options.jobs})
+    crf = subject.config.crf.copy_and_resolve_references()
+    crf.update({"engine": name, "workers": options.jobs})
     count, classes = len(stored.labels), subject.data.classes
-    with build.build_crf(crf) as engine:
+    with build.build_crf(crf, side=subject.config.data.image_size) as engine:
         scorer = Scorer(stored, engine, subject.prior)
         fitted = fit_calibrations(subject, scorer)
         space = candidates.make_space(subject.config, subject.prior, [*fitted.values()])
