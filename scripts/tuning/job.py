@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from trashseg_jax import build, calibrate, folders
 from trashseg_jax.calibrate import HALVES, of_half
@@ -19,6 +18,7 @@ from trashseg_jax.refine import calibration, engines
 from trashseg_jax.refine.calibration import IMAGES, Calibration
 from trashseg_jax.report import files
 from trashseg_jax.run.lock import RunLock
+from trashseg_jax.run.progress import write_line
 from tuning import candidates, judge, plot, search, store
 from tuning.candidates import Candidate, Space
 from tuning.scoring import Scorer
@@ -28,6 +28,7 @@ from tuning.subject import Subject
 REMEDY = "name another folder with --out"
 STORE, JOURNAL, REPORT = "probabilities", "trials.log", "tuning.json"
 BOTH = ("pydensecrf", "device")
+LINE_EVERY = 10  # trials
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,24 +143,25 @@ def run_study(
     first = [*space.first(fitted.get(images)), *(also or [])]
     setup = {"space": space._asdict(), "first": first, "seed": options.seed, "places": len(places)}
     study = search.open_study(storage, f"{engine}, {images}", setup)
-    done = len(search.finished(study))
-    with tqdm(total=options.trials, initial=done, desc=study.study_name, disable=None) as bar:
-
-        def tell(study: Any) -> None:
-            bar.set_postfix_str(f"mIoU {search.best_trial(study).value:.4f}")
-            bar.update()
-
-        search.search(
-            study,
-            space,
-            scorer.confusion,
-            places,
-            first=first,
-            trials=options.trials,
-            seed=options.seed,
-            tell=tell,
-        )
+    search.search(
+        study,
+        space,
+        scorer.confusion,
+        places,
+        first=first,
+        trials=options.trials,
+        seed=options.seed,
+        tell=partial(show_progress, trials=options.trials),
+    )
     return study
+
+
+def show_progress(study: Any, *, trials: int) -> None:
+    """Prints a line after every tenth trial."""
+    count = len(search.finished(study))
+    if count % LINE_EVERY == 0 or count == trials:
+        found = search.best_trial(study).value
+        write_line(f"{study.study_name} images: {count} of {trials} trials, best mIoU {found:.4f}")
 
 
 def places_of(images: str, count: int, at_most: int) -> list[int]:

@@ -77,6 +77,9 @@ def draw_slice(axis: Any, trials: Sequence[Tried], name: str, images: str) -> No
     axis.set_xlabel(name)
     if name.endswith(LOGARITHMIC) and all(value > 0 for value in values):
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="both", labelsize=7)
 
 
 def score_limits(scores: Sequence[float]) -> tuple[float, float]:
