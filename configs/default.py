@@ -101,6 +101,9 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "calibration": True,
             "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
             "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
+            # Boundary IoU is of the pixels so near to a class's boundary, as a share of the image's
+            # diagonal; 0: it is left out.
+            "boundary": 0.02,
         }
     )
     # Refines the final evaluation's predictions (see docs/crf.md). A sxy is in pixels

@@ -171,6 +171,7 @@ RANGES: dict[str, Rule] = {
     ),
     "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
     "eval.common_share": SHARE_BELOW_ONE,
+    "eval.boundary": Number(at_least=0, note="no boundary IoU", at_most=1),
     "eval.calibration": YES_OR_NO,
     "eval.tag": Text(
         'a plain name, the end of a folder\'s, or ""', r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?"

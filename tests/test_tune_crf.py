@@ -238,10 +238,10 @@ def test_a_missing_optuna_is_one_line(monkeypatch):
 def test_each_image_is_judged_by_the_half_that_it_is_not_of():
     even, odd = Candidate(strength=1.0), Candidate(strength=2.0)
 
-    def score(candidate, places):
-        return np.array([[[place, candidate.strength]] * 2 for place in places]).astype(int)
+    def maps(candidate, places):
+        return np.array([[[place, candidate.strength]] for place in places], np.uint8)
 
-    found = judge.cross(score, {"even": even, "odd": odd}, 5)
+    found = judge.cross(maps, {"even": even, "odd": odd}, 5)
     assert found[:, 0].tolist() == [[0, 2], [1, 1], [2, 2], [3, 1], [4, 2]]
 
 
@@ -249,7 +249,7 @@ def confusions(rights, seed=0, spread=0):
     """Images of two classes of which so many of 100 pixels each are right."""
     rng = np.random.default_rng(seed)
     rights = np.array(rights) + (rng.integers(-spread, spread + 1, len(rights)) if spread else 0)
-    return np.array([[[r, 100 - r], [100 - r, r]] for r in rights])
+    return judge.Column(np.array([[[r, 100 - r], [100 - r, r]] for r in rights]))
 
 
 @pytest.mark.parametrize(

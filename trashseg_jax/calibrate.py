@@ -358,7 +358,7 @@ def describe(
     bins = reliability.top_label(probs, labels)
     return {
         "miou": float(mean_iou(confusion[None])[0]),
-        "iou": dict(zip(classes, map(number, metrics.iou(confusion)), strict=True)),
+        "iou": dict(zip(classes, map(metrics.number, metrics.iou(confusion)), strict=True)),
         "pixel_accuracy": metrics.pixel_accuracy(confusion),
         "log_loss": reliability.log_loss(probs, labels),
         "brier": reliability.brier(probs, labels),
@@ -376,11 +376,7 @@ def describe_curve(confusion: Int64[np.ndarray, "c k k"], classes: Sequence[str]
         "strength": list(STRENGTHS),
         "miou": mean_iou(confusion).tolist(),
         "iou": {
-            name: [number(value) for value in column]
+            name: [metrics.number(value) for value in column]
             for name, column in zip(classes, columns, strict=True)
         },
     }
-
-
-def number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

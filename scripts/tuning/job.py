@@ -93,14 +93,18 @@ def tune_engine(
         # Each half by itself, and what that does to the other.
         studies = {half: run(half, places_of(half, count, options.images)) for half in HALVES}
         winners = {half: search.best(study, space) for half, study in studies.items()}
-        every = range(count)
-        columns = {judge.RAW: scorer.confusion(candidates.RAW, every)}
+        maps = {judge.RAW: scorer.maps(candidates.RAW, range(count))}
         if fitted:
             alone = {half: calibrated_alone(fitted[half]) for half in HALVES}
-            columns[judge.CALIBRATED] = judge.cross(scorer.confusion, alone, count)
+            maps[judge.CALIBRATED] = judge.cross(scorer.maps, alone, count)
         default = Candidate(crf={key: subject.config.crf[key] for key in candidates.CRF})
-        columns[judge.DEFAULT] = scorer.confusion(default, every)
-        columns[judge.TUNED] = judge.cross(scorer.confusion, winners, count)
+        maps[judge.DEFAULT] = scorer.maps(default, range(count))
+        maps[judge.TUNED] = judge.cross(scorer.maps, winners, count)
+        share = subject.config.eval.boundary
+        columns = {
+            column: judge.count_maps(stored, found, boundary_share=share)
+            for column, found in maps.items()
+        }
 
         # What is kept is fitted on all images.
         answer, kept = judge.choose(columns), candidates.RAW

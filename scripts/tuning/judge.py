@@ -1,18 +1,20 @@
 """What tuning is worth: each half of the images judged by what the other half asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
-from trashseg_jax import calibrate, metrics
+from trashseg_jax import boundary, calibrate, metrics
 from trashseg_jax.calibrate import HALVES, of_half
 from tuning.candidates import Candidate
+from tuning.store import Store
 
 RAW, CALIBRATED, DEFAULT, TUNED = "raw", "calibrated", "default CRF", "tuned CRF"
 # What is compared: the second less the first.
 GAINS = ((RAW, CALIBRATED), (RAW, DEFAULT), (CALIBRATED, TUNED), (RAW, TUNED))
+TOTALS = {"miou": "mIoU", "boundary_miou": "boundary mIoU", "pixel_accuracy": "pixel acc."}
 ANSWERS = {
     RAW: "no CRF: no gain over the raw predictions is beyond noise",
     CALIBRATED: "no CRF: its gain over the calibrated predictions is not beyond noise",
@@ -20,19 +22,50 @@ ANSWERS = {
 }
 
 Confusion = Int64[np.ndarray, "n k k"]
-Score = Callable[[Candidate, Sequence[int]], Confusion]
+Maps = UInt8[np.ndarray, "n s s"]
 
 
-def cross(score: Score, by_half: Mapping[str, Candidate], count: int) -> Int64[np.ndarray, "n k k"]:
-    """Returns all images' confusion matrices, each by the candidate of the half it is not of."""
+class Column(NamedTuple):
+    """What is counted of each image under a candidate."""
+
+    confusion: Confusion
+    boundary: Int64[np.ndarray, "n k 2"] | None = None  # boundary.count_overlaps, if asked for
+
+
+def cross(
+    maps_of: Callable[[Candidate, Sequence[int]], Maps],
+    by_half: Mapping[str, Candidate],
+    count: int,
+) -> Maps:
+    """Returns all images' classes, each by the candidate of the half that it is not of."""
     even, odd = (np.flatnonzero(of_half(half, count)) for half in HALVES)
-    of_odd, of_even = score(by_half["even"], odd.tolist()), score(by_half["odd"], even.tolist())
-    found = np.empty((count, *of_even.shape[1:]), np.int64)
+    of_odd, of_even = maps_of(by_half["even"], odd.tolist()), maps_of(by_half["odd"], even.tolist())
+    found = np.empty((count, *of_even.shape[1:]), of_even.dtype)
     found[even], found[odd] = of_even, of_odd
     return found
 
 
-def choose(columns: Mapping[str, Confusion]) -> str:
+def count_maps(stored: Store, maps: Maps, *, boundary_share: float) -> Column:
+    """Counts all images' classes against their labels, and along boundaries if share is not 0."""
+    num_classes = stored.log_probs.shape[-1]
+    confusion = metrics.count_confusion(np.asarray(stored.labels), maps, num_classes=num_classes)
+    if not boundary_share:
+        return Column(confusion)
+    overlaps = [
+        boundary.count_overlaps(
+            label[:height, :width],
+            found[:height, :width],
+            num_classes=num_classes,
+            share=boundary_share,
+        )
+        for label, found, (height, width) in zip(
+            np.asarray(stored.labels), maps, stored.sizes.tolist(), strict=True
+        )
+    ]
+    return Column(confusion, np.stack(overlaps))
+
+
+def choose(columns: Mapping[str, Column]) -> str:
     """Returns which column to keep: the last of those whose gain is beyond noise.
 
     Calibration has to beat the raw predictions, the CRF what is kept of these two. A gain is beyond
@@ -45,15 +78,15 @@ def choose(columns: Mapping[str, Confusion]) -> str:
     return kept
 
 
-def _is_gain(before: Confusion, after: Confusion) -> bool:
-    interval = metrics.difference_interval(before, after, resamples=metrics.RESAMPLES)
+def _is_gain(before: Column, after: Column) -> bool:
+    interval = gain(before, after)["interval"]
     return interval is not None and interval[0] > 0
 
 
-def describe(columns: Mapping[str, Confusion], classes: Sequence[str]) -> dict[str, Any]:
+def describe(columns: Mapping[str, Column], classes: Sequence[str]) -> dict[str, Any]:
     """Returns the figures of each column, and what one gains over another."""
     return {
-        "columns": {name: figures(counts, classes) for name, counts in columns.items()},
+        "columns": {name: figures(column, classes) for name, column in columns.items()},
         "gains": {
             f"{after} - {before}": gain(columns[before], columns[after])
             for before, after in GAINS
@@ -62,23 +95,26 @@ def describe(columns: Mapping[str, Confusion], classes: Sequence[str]) -> dict[s
     }
 
 
-def figures(per_image: Confusion, classes: Sequence[str]) -> dict[str, Any]:
+def figures(column: Column, classes: Sequence[str]) -> dict[str, Any]:
     """Returns scores; the mIoU is over the classes in the truth, as all that is compared is."""
-    confusion = per_image.sum(0)
-    scores = map(calibrate.number, metrics.iou(confusion))
+    confusion = column.confusion.sum(0)
+    scores = map(metrics.number, metrics.iou(confusion))
+    along = column.boundary
     return {
-        "miou": miou(per_image),
-        "miou_interval": metrics.bootstrap_interval(per_image, resamples=metrics.RESAMPLES),
+        "miou": miou(column.confusion),
+        "miou_interval": metrics.bootstrap_interval(column.confusion, resamples=metrics.RESAMPLES),
         "iou": dict(zip(classes, scores, strict=True)),
         "pixel_accuracy": metrics.pixel_accuracy(confusion),
+        **({} if along is None else boundary.summarize(along, classes=classes)),
     }
 
 
-def gain(before: Confusion, after: Confusion) -> dict[str, Any]:
+def gain(before: Column, after: Column) -> dict[str, Any]:
     """Returns what the second one's mIoU is more, of the same resamples of the images."""
+    both = before.confusion, after.confusion
     return {
-        "miou": miou(after) - miou(before),
-        "interval": metrics.difference_interval(before, after, resamples=metrics.RESAMPLES),
+        "miou": miou(both[1]) - miou(both[0]),
+        "interval": metrics.difference_interval(*both, resamples=metrics.RESAMPLES),
     }
 
 
@@ -87,17 +123,17 @@ def miou(per_image: Confusion) -> float:
 
 
 def describe_halves(
-    columns: Mapping[str, Confusion], fitted: Mapping[str, tuple[Candidate, float]]
+    columns: Mapping[str, Column], fitted: Mapping[str, tuple[Candidate, float]]
 ) -> dict[str, Any]:
     """Returns by half what it asked for, what that scored on it, and on the other one.
 
     `fitted` has each half's candidate, and its mIoU on the images that it was tried on.
     """
-    count = len(columns[RAW])
+    count = len(columns[RAW].confusion)
     halves = {}
     for half, (candidate, score) in fitted.items():
         others = ~of_half(half, count)
-        held_out = {name: miou(counts[others]) for name, counts in columns.items()}
+        held_out = {name: miou(column.confusion[others]) for name, column in columns.items()}
         halves[half] = {"candidate": candidate.describe(), "miou": score, "held_out": held_out}
     return halves
 
@@ -106,13 +142,15 @@ def format_table(figures: Mapping[str, Any]) -> str:
     """Returns an engine's figures as a table for the terminal: a column a candidate."""
     columns = figures["columns"]
     classes = columns[RAW]["iou"]
-    width = max(map(len, [*classes, "pixel acc."]))
+    width = max(map(len, [*classes, *TOTALS.values()]))
     lines = [" " * width + "".join(f"  {name:>11}" for name in columns)]
     for name in classes:
         values = [one["iou"][name] for one in columns.values()]
         cells = ["absent" if value is None else f"{value:.4f}" for value in values]
         lines.append(f"{name:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
-    for key, title in {"miou": "mIoU", "pixel_accuracy": "pixel acc."}.items():
+    for key, title in TOTALS.items():
+        if key not in columns[RAW]:
+            continue
         cells = "".join(f"  {one[key]:>11.4f}" for one in columns.values())
         lines.append(f"{title:<{width}}{cells}")
     for name, one in figures["gains"].items():

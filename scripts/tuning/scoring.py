@@ -41,6 +41,10 @@ class Scorer:
         ]
         return np.concatenate(counts)
 
+    def maps(self, candidate: Candidate, places: Places) -> UInt8[np.ndarray, "n s s"]:
+        """Returns the classes of each of these images, padding being 0."""
+        return np.concatenate([found for _, found in self.classes(candidate, places)])
+
     def classes(
         self, candidate: Candidate, places: Places
     ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "b s s"]]]:

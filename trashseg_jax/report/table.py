@@ -1,7 +1,9 @@
 """A run's figures as text: the table for the terminal, and the cells that the page shares."""
 
+from functools import partial
 from typing import Any
 
+CELL = len("+0.0000")
 SUMMARY = {
     "miou": "mIoU",
     "miou_common": "mIoU, common",
@@ -9,6 +11,7 @@ SUMMARY = {
     "mean_dice": "mean Dice",
     "pixel_accuracy": "pixel acc.",
 }
+BOUNDARY = {"miou": "boundary_miou"}
 
 # Of a calibration's figures, what has a row.
 CALIBRATION = {
@@ -36,16 +39,16 @@ NOTES = {
 def format_table(figures: dict[str, Any]) -> str:
     """Returns metrics.json's figures as a table for the terminal."""
     width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
-    head = "".join(f"  {title:>6}" for title in score_titles(figures))
-    lines = [f"{'class':<{width}}{head}  share of pixels"]
+    titles = score_titles(figures)
+    columns = partial(_columns, titles)
+    lines = [f"{'class':<{width}}{columns(titles)}  share of pixels"]
     for name, value in figures["iou"].items():
-        cells = "".join(f"  {cell:>6}" for cell in class_scores(figures, name))
+        cells = columns(class_scores(figures, name))
         share = figures["pixel_share"][name]
         note = "" if value != 0 else "  never hit" if share else "  not in the truth"
         lines.append(f"{name:<{width}}{cells}  {share:8.2%}{note}")
     for key, name in SUMMARY.items():
-        cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
-        lines.append(f"{name:<{width}}{cells}")
+        lines.append(f"{name:<{width}}{columns(total_scores(figures, key))}".rstrip())
     if interval := figures["miou_interval"]:
         lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
     lines.append(
@@ -54,6 +57,11 @@ def format_table(figures: dict[str, Any]) -> str:
     )
     lines.append(describe_scoring(figures))
     return "\n".join([*lines, *data_notes(figures)])
+
+
+def _columns(titles: list[str], cells: list[str]) -> str:
+    both = zip(titles, cells, strict=True)
+    return "".join(f"  {cell:>{max(len(title), CELL)}}" for title, cell in both)
 
 
 def describe_weights(figures: dict[str, Any]) -> str:
@@ -155,19 +163,35 @@ def data_notes(figures: dict[str, Any]) -> list[str]:
 
 
 def score_titles(figures: dict[str, Any]) -> list[str]:
-    return ["IoU", "CRF", "change"] if "crf" in figures else ["IoU"]
+    refined = ["CRF", "change"] if "crf" in figures else []
+    near = ["boundary", *refined] if _has_boundary(figures) else []
+    return ["IoU", *refined, *near]
 
 
 def class_scores(figures: dict[str, Any], name: str) -> list[str]:
-    """Returns a class's IoU and, where a CRF ran, the refined one and the difference."""
-    both = [part["iou"][name] for part in _raw_and_refined(figures)]
-    return ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+    """Returns a class's IoU and, where a CRF ran, the refined one and the difference.
+
+    The same of its boundary IoU follows, where that was counted.
+    """
+    cells = []
+    for key in ("iou", "boundary_iou") if _has_boundary(figures) else ("iou",):
+        both = [part[key][name] for part in _raw_and_refined(figures)]
+        cells += ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+    return cells
 
 
 def total_scores(figures: dict[str, Any], key: str) -> list[str]:
-    """Returns the same of one of SUMMARY."""
-    both = [part[key] for part in _raw_and_refined(figures)]
-    return [format_number(v) for v in both] + _change(both)
+    """Returns the same of one of SUMMARY; of the mIoU alone there is one along the boundaries."""
+    cells = []
+    for one in (key, BOUNDARY.get(key)) if _has_boundary(figures) else (key,):
+        parts = _raw_and_refined(figures)
+        both = [part[one] for part in parts] if one else []
+        cells += [format_number(v) for v in both] + _change(both)
+    return cells + [""] * (len(score_titles(figures)) - len(cells))
+
+
+def _has_boundary(figures: dict[str, Any]) -> bool:
+    return "boundary_iou" in figures  # runs of earlier versions have none
 
 
 def _raw_and_refined(figures: dict[str, Any]) -> list[dict[str, Any]]:
