@@ -17,7 +17,15 @@ from absl import flags
 
 from trashseg_jax import settings
 from trashseg_jax.errors import InputError
-from trashseg_jax.main import CONFIG, MODEL, check_devices, overrides, parse_flags, run
+from trashseg_jax.main import (
+    COMPILATION_CACHE,
+    CONFIG,
+    MODEL,
+    check_devices,
+    overrides,
+    parse_flags,
+    run,
+)
 
 SPLIT = flags.DEFINE_enum("split", "val", ["val", "train"], "The images that it is tuned on.")
 OUT = flags.DEFINE_string("out", None, "The folder to write into; a search that is there goes on.")
@@ -39,7 +47,7 @@ SEARCH_CALIBRATION = flags.DEFINE_bool(
 WRITE_CALIBRATION = flags.DEFINE_bool(
     "write_calibration", False, "Put the calibration that is found into the run."
 )
-for name in ("model", "config"):
+for name in ("model", "config", "compilation_cache"):
     flags.declare_key_flag(name)
 
 
@@ -59,7 +67,8 @@ def main(argv: list[str]) -> None:
     from trashseg_jax.devices import program_cache
 
     search.import_optuna()
-    program_cache.keep_programs()
+    if COMPILATION_CACHE.value:
+        program_cache.keep_programs()
     job.tune(
         subject.read_subject(
             folder,

@@ -144,7 +144,8 @@ def run_study(
     also: list[dict[str, Any]] | None = None,
 ) -> Any:
     """Returns the study of an engine on these images, with as many trials as are asked for."""
-    first = [*space.first(fitted.get(images)), *(also or [])]
+    first = space.first(fitted.get(images))
+    # What the halves found is no part of it: with more trials it may be another.
     setup = {"space": space._asdict(), "first": first, "seed": options.seed, "places": len(places)}
     study = search.open_study(storage, f"{engine}, {images}", setup)
     search.search(
@@ -152,7 +153,7 @@ def run_study(
         space,
         scorer.confusion,
         places,
-        first=first,
+        first=[*first, *(also or [])],
         trials=options.trials,
         seed=options.seed,
         tell=partial(show_progress, trials=options.trials),

@@ -1,13 +1,13 @@
 """Confusion matrices of stored images under a candidate."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 
 from trashseg_jax import metrics
 from trashseg_jax.refine import engines, pool
@@ -29,7 +29,7 @@ class Scorer:
 
     def __init__(self, store: Store, engine: engines.Engine, prior: Calibration | None):
         self.store, self._engine = store, engine
-        self._probs = make_probs(prior)
+        self._prior = prior
         self.failed = 0  # images that the CRF could not refine: these count as predicted
 
     def confusion(self, candidate: Candidate, places: Places) -> Int64[np.ndarray, "n k k"]:
@@ -52,7 +52,7 @@ class Scorer:
         for start in range(0, len(places), AT_ONCE):
             part = [int(place) for place in places[start : start + AT_ONCE]]
             stored = np.asarray(self.store.log_probs[part], np.float32)
-            probs = self._probs(stored, candidate)
+            probs = calibrated_probs(stored, candidate, self._prior)
             if candidate.crf is None:
                 yield part, probs.argmax(-1).astype(np.uint8)
             else:
@@ -79,20 +79,13 @@ class Scorer:
         return refined
 
 
-def make_probs(
-    prior: Calibration | None,
-) -> Callable[[Float32[np.ndarray, "*b k"], Candidate], Float32[np.ndarray, "*b k"]]:
-    """Returns `(log-probabilities, candidate) -> probabilities`."""
-
-    @jax.jit
-    def calibrate(log_probs: Array, strength: Array, temperature: Array) -> Array:
-        moved: Any = dataclasses.replace(prior, strength=strength, temperature=temperature)
-        return jax.nn.softmax(moved.apply(log_probs))
-
-    def probs(log_probs: np.ndarray, candidate: Candidate) -> np.ndarray:
-        if not candidate.calibrated:
-            return np.asarray(jax.nn.softmax(log_probs))
-        given = jnp.float32(candidate.strength), jnp.float32(candidate.temperature)
-        return np.asarray(calibrate(log_probs, *given))
-
-    return probs
+def calibrated_probs(
+    log_probs: Float32[np.ndarray, "*b k"], candidate: Candidate, prior: Calibration | None
+) -> Float32[np.ndarray, "*b k"]:
+    """Returns a candidate's probabilities of log-probabilities as they are stored."""
+    if prior is None or not candidate.calibrated:
+        return np.asarray(jax.nn.softmax(log_probs))
+    moved = dataclasses.replace(
+        prior, strength=candidate.strength, temperature=candidate.temperature
+    )
+    return np.asarray(jax.nn.softmax(moved.apply(jnp.asarray(log_probs))))
