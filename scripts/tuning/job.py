@@ -110,6 +110,8 @@ def tune_engine(
         answer, kept = judge.choose(columns), candidates.RAW
         if answer == judge.CALIBRATED:
             kept = calibrated_alone(fitted["all"])
+        if answer == judge.DEFAULT:
+            kept = default
         if answer == judge.TUNED:
             also = [search.best_trial(study).params for study in studies.values()]
             studies["all"] = run("all", places_of("all", count, options.images), also=also)
@@ -275,8 +277,9 @@ def tuned_config(subject: Subject, kept: Tuned) -> Any:
     refined = kept.candidate.crf is not None
     config.crf.update({"enabled": refined, **(kept.candidate.crf or {})})
     if refined:
-        about = f"{config.data.name}/{subject.split}"
-        config.crf.update({"engine": kept.engine, "tuned_on": about})
+        config.crf.engine = kept.engine
+    if kept.answer == judge.TUNED:
+        config.crf.tuned_on = f"{config.data.name}/{subject.split}"
     if subject.prior is not None:
         config.eval.calibration = kept.candidate.calibrated
     return config

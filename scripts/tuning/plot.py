@@ -19,10 +19,10 @@ COLORS = {"even": "#0072b2", "odd": "#d55e00", "all": "#555555"}
 
 
 class Tried(NamedTuple):
-    """A trial: its number, its mIoU, whether it was given up, and the values it stands for."""
+    """A trial, by its number and the values that it stands for."""
 
     number: int
-    score: float
+    score: float  # of a part of the images, where it was given up
     given_up: bool
     values: Mapping[str, float]
 
@@ -45,12 +45,12 @@ def save_trials(path: Path, studies: Mapping[str, Sequence[Tried]], *, title: st
         draw_order(first, trials, images)
         for axis, name in zip(others, PARAMETERS, strict=True):
             draw_slice(axis, trials, name, images)
-    limits = score_limits([one.score for trials in studies.values() for one in trials])
+    whole = [one.score for trials in studies.values() for one in trials if not one.given_up]
     for axis in (first, *others):
-        axis.set_ylim(*limits)
+        axis.set_ylim(*score_limits(whole))
         axis.grid(alpha=0.3)
-    first.set(title=title, xlabel="trial; line: the best so far", ylabel="mIoU on its own images")
-    first.legend(title="fitted on", loc="lower right")
+    first.set(xlabel="trial; line: the best so far, tick: given up", ylabel="mIoU on its images")
+    figure.legend(title=f"{title}, fitted on images", loc="outside upper center", ncols=3)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=90)
     pyplot.close(figure)
@@ -58,28 +58,30 @@ def save_trials(path: Path, studies: Mapping[str, Sequence[Tried]], *, title: st
 
 
 def draw_order(axis: Any, trials: Sequence[Tried], images: str) -> None:
-    """Points, hollow where a trial was given up, and the best of those that were not."""
+    """The trials, and the best so far; of one that was given up only that it was there."""
     color = COLORS[images]
-    for given_up, face in ((False, color), (True, "none")):
-        chosen = [one for one in trials if one.given_up == given_up]
-        numbers, scores = [one.number for one in chosen], [one.score for one in chosen]
-        axis.scatter(numbers, scores, s=14, edgecolors=color, facecolors=face)
-    whole = [-np.inf if one.given_up else one.score for one in trials]
-    numbers = [one.number for one in trials]
-    axis.step(numbers, np.maximum.accumulate(whole), where="post", color=color, label=images)
+    whole = [one for one in trials if not one.given_up]
+    numbers, scores = [one.number for one in whole], [one.score for one in whole]
+    axis.scatter(numbers, scores, s=14, color=color)
+    axis.step(numbers, np.maximum.accumulate(scores), where="post", color=color, label=images)
+    given_up = [one.number for one in trials if one.given_up]
+    at_bottom = {"marker": "|", "s": 20, "transform": axis.get_xaxis_transform()}
+    axis.scatter(given_up, [0.02] * len(given_up), color=color, **at_bottom)
 
 
 def draw_slice(axis: Any, trials: Sequence[Tried], name: str, images: str) -> None:
     """The scores over one parameter, of the trials that have it and were tried to the end."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     chosen = [one for one in trials if name in one.values and not one.given_up]
     values = [one.values[name] for one in chosen]
     axis.scatter(values, [one.score for one in chosen], s=12, color=COLORS[images])
     axis.set_xlabel(name)
-    if name.endswith(LOGARITHMIC) and all(value > 0 for value in values):
+    if name.endswith(LOGARITHMIC) and values:
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.tick_params(axis="x", which="both", labelsize=7)
+        axis.xaxis.set_minor_locator(NullLocator())
 
 
 def score_limits(scores: Sequence[float]) -> tuple[float, float]:
