@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
 
     # Imported late: --help and a wrong flag answer at once, and the CRF's processes, which import
     # this file, need none of it.
-    from tuning import job, search, subject
+    from tuning import by_engine, job, search, subject
 
     from trashseg_jax.devices import program_cache
 
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             search_calibration=SEARCH_CALIBRATION.value,
         ),
         out,
-        job.Options(
+        by_engine.Options(
             engine=ENGINE.value,
             trials=TRIALS.value,
             images=IMAGES.value,
@@ -87,8 +87,7 @@ def main(argv: list[str]) -> None:
             dtype=DTYPE.value,
         ),
     )
-    if WRITE_CALIBRATION.value:
-        job.write_calibration(out, folder)
+    job.hand_on_calibration(out, folder, write=WRITE_CALIBRATION.value)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """scripts/tune_crf.py: what is stored, searched, judged and written."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.special import log_softmax
-from tuning import candidates, job, judge, search, store, subject
+from tuning import by_engine, candidates, job, judge, search, store, subject
 from tuning.candidates import RAW, Candidate, Space
 from tuning.scoring import Scorer
 from tuning.store import Store
@@ -162,7 +161,7 @@ def test_raw_comes_first_then_the_config_s_crf(tmp_path):
 def test_a_search_finds_the_best_place(tmp_path):
     study = open_study(tmp_path)
     run_search(study, 60)
-    found = search.best(study, SPACE)
+    found = SPACE.candidate(search.best_trial(study).params)
     assert found.crf["bilateral_compat"] == pytest.approx(2.0, rel=0.5)
     assert abs(found.crf["iterations"] - 3) <= 1
 
@@ -187,7 +186,7 @@ def test_a_search_that_was_killed_ends_as_if_it_had_never_stopped(tmp_path, stop
     again = open_study(tmp_path, "killed")
     run_search(again, 22)
     assert params_of(again) == params_of(whole)
-    assert job.count_trials(again)["cut_off"] == 1
+    assert by_engine.count_trials(again)["cut_off"] == 1
 
 
 def test_a_study_of_another_setup_is_refused(tmp_path):
@@ -208,7 +207,7 @@ def test_a_hopeless_candidate_is_given_up_after_a_part_of_the_images(tmp_path):
 
     places = list(range(32))
     search.search(study, SPACE, score, places, first=SPACE.first(None), trials=20, seed=0)
-    assert job.count_trials(study)["given_up"] == 5
+    assert by_engine.count_trials(study)["given_up"] == 5
     assert seen[-5:] == [8] * 5
 
 
@@ -301,7 +300,7 @@ def tune_scenes(stored, tmp_path, *, crf=CRF, **options):
     tmp_path.mkdir(exist_ok=True)
     storage = search.open_storage(tmp_path / "trials.log")
     name = engines.resolve("auto")
-    options = job.Options(**{**given, **options})
+    options = by_engine.Options(**{**given, **options})
     return one, job.tune_engine(name, one, stored, storage, tmp_path, options)
 
 
@@ -333,9 +332,9 @@ def test_what_is_perfect_already_gets_no_crf(tmp_path):
 
 
 def test_images_a_candidate_is_tried_on_are_of_its_half_and_as_many_as_asked_for():
-    assert job.places_of("odd", 10, 0) == [1, 3, 5, 7, 9]
-    assert job.places_of("even", 10, 3) == [0, 4, 8]
-    assert job.places_of("all", 3, 7) == [0, 1, 2]
+    assert by_engine.places_of("odd", 10, 0) == [1, 3, 5, 7, 9]
+    assert by_engine.places_of("even", 10, 3) == [0, 4, 8]
+    assert by_engine.places_of("all", 3, 7) == [0, 1, 2]
 
 
 # A run, from the command line.
@@ -410,12 +409,12 @@ def chosen(trained, tmp_path):
     """What is written where a CRF, with a calibration, is kept."""
     one = subject.read_subject(trained, None, overridden=(), split="val", search_calibration=True)
     crf = {**CRF, "iterations": 3}
-    kept = job.Tuned(engines.resolve("auto"), judge.TUNED, Candidate(True, 0.5, 2.0, crf), {})
-    options = job.Options("auto", 4, 0, 0, 0, "float16")
+    candidate = Candidate(True, 0.5, 2.0, crf)
+    kept = by_engine.Tuned(engines.resolve("auto"), judge.TUNED, candidate, {}, {})
+    options = by_engine.Options("auto", 4, 0, 0, 0, "float16")
     out = tmp_path / "tuned"
     out.mkdir()
-    write = dataclasses.replace(one, folder=trained)
-    job.write(write, out, options, {}, [kept], kept)
+    job.write(one, out, options, {}, [kept], kept)
     return out
 
 
@@ -424,7 +423,7 @@ def test_evaluate_takes_what_is_written_and_says_what_it_was_tuned_on(
 ):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    job.write_calibration(chosen, folder)
+    job.hand_on_calibration(chosen, folder, write=True)
     flags = [f"--workdir={folder}", f"--config=run:{chosen}", "--config.crf.workers=0"]
     fixtures_commands.evaluate(monkeypatch, *flags)
     figures = metrics_of(folder / "evaluations/val-2")
@@ -448,7 +447,7 @@ def test_predict_takes_what_is_written(chosen, trained, tmp_path, monkeypatch):
     """The mask is what the engine makes of the run's calibrated probabilities."""
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    job.write_calibration(chosen, folder)
+    job.hand_on_calibration(chosen, folder, write=True)
     image = np.random.default_rng(0).integers(0, 256, (32, 24, 3), np.uint8)
     photo = tmp_path / "photo.png"
     Image.fromarray(image).save(photo)
@@ -465,10 +464,16 @@ def test_predict_takes_what_is_written(chosen, trained, tmp_path, monkeypatch):
     assert (found != probs.argmax(-1)).any()
 
 
-def test_a_calibration_is_written_only_where_there_is_one(trained, tmp_path):
-    with pytest.raises(InputError, match=r"--write_calibration: .*does not exist"):
-        job.write_calibration(tmp_path, trained)
-    assert not (trained / "calibration.json").exists()
+def test_a_calibration_is_put_into_the_run_only_where_asked_for(chosen, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    job.hand_on_calibration(chosen, run, write=False)
+    assert f"cp {chosen / 'calibration.json'} {run / 'calibration.json'}" in capsys.readouterr().out
+    assert not list(run.iterdir())
+    job.hand_on_calibration(chosen, run, write=True)
+    assert (run / "calibration.json").read_text() == (chosen / "calibration.json").read_text()
+    job.hand_on_calibration(run.parent, run, write=True)  # where none was found
+    assert (run / "calibration.json").read_text() == (chosen / "calibration.json").read_text()
 
 
 @pytest.mark.parametrize(

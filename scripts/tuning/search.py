@@ -147,8 +147,3 @@ def best_trial(study: Any, *, refined: bool = False) -> Any:
     complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
     chosen = [trial for trial in complete if trial.params["crf"] or not refined]
     return max(chosen, key=lambda trial: trial.value)
-
-
-def best(study: Any, space: Space, *, refined: bool = False) -> Candidate:
-    """Returns the candidate of `best_trial`."""
-    return space.candidate(best_trial(study, refined=refined).params)
