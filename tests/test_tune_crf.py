@@ -431,13 +431,8 @@ def test_evaluate_takes_what_is_written_and_says_what_it_was_tuned_on(
     assert {key: used[key] for key in CRF} == {**CRF, "iterations": 3}
     assert figures["crf"]["engine"] == engines.resolve("auto")
     assert (figures["calibration"]["strength"], figures["calibration"]["temperature"]) == (0.5, 2.0)
-    warned = [line for line in figures["warnings"] if "tuned on these images" in line]
-    assert warned == [
-        line.partition("warning: ")[2]
-        for line in capsys.readouterr().out.splitlines()
-        if "tuned on these images" in line
-    ]
-    assert len(warned) == 1
+    (warned,) = (line for line in figures["warnings"] if "tuned on these images" in line)
+    assert f"warning: {warned}\n" in capsys.readouterr().out
     fixtures_commands.evaluate(monkeypatch, *flags, "--config.eval.split=train")
     others = metrics_of(folder / "evaluations/train-2")["warnings"]
     assert not any("tuned on these images" in line for line in others)
@@ -464,6 +459,25 @@ def test_predict_takes_what_is_written(chosen, trained, tmp_path, monkeypatch):
     assert (found != probs.argmax(-1)).any()
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--tta=flip"], "leave out --scale=tile, --tta and --probs"),
+        (["--probs"], "leave out --scale=tile, --tta and --probs"),
+        (["--config.eval.tta=flip"], "--config.eval.tta: predict reads config.crf"),
+    ],
+)
+def test_predict_refuses_what_a_crf_would_pass_over(
+    chosen, trained, tmp_path, monkeypatch, flags, line
+):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((32, 24, 3), np.uint8)).save(photo)
+    given = [f"--model={trained}", f"--config=run:{chosen}", f"--input={photo}", *flags]
+    with pytest.raises(InputError, match=line):
+        fixtures_commands.predict_files(monkeypatch, *given, f"--output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_calibration_is_put_into_the_run_only_where_asked_for(chosen, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
@@ -481,7 +495,7 @@ def test_a_calibration_is_put_into_the_run_only_where_asked_for(chosen, tmp_path
     [
         ([], "--model is missing"),
         (["--model=nowhere"], "--out is missing"),
-        (["--model=nowhere", "--out=out"], "nowhere/config.json: does not exist"),
+        (["--model=nowhere", "--out=out"], "nowhere: holds no config.json"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(flags, line, tmp_path, monkeypatch):
