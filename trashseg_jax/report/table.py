@@ -3,7 +3,10 @@
 from functools import partial
 from typing import Any
 
+from trashseg_jax.refine.calibration import RAW
+
 CELL = len("+0.0000")
+RARE = 4  # classes whose scores by strength are shown: those whose weight is the largest
 SUMMARY = {
     "miou": "mIoU",
     "miou_common": "mIoU, common",
@@ -124,6 +127,7 @@ def format_calibration(report: dict[str, Any]) -> str:
     for key, name in CALIBRATION.items():
         cells = "".join(f"  {one[key]:>11.4f}" for one in columns.values())
         lines.append(f"{name:<{width}}{cells}")
+    lines += _strength_rows(report, width)
     gain = columns[fitted["method"]]["gain_interval"]
     if gain:
         lines.append(
@@ -136,12 +140,38 @@ def format_calibration(report: dict[str, Any]) -> str:
         f"images scaled to {report['image_size']}, each calibrated by what was fitted on the "
         "other half of them"
     )
+    raw, kept = columns[RAW]["iou"], columns[fitted["method"]]["iou"]
+    if lost := [name for name in fitted["classes"] if raw[name] and kept[name] == 0]:
+        lines.append(f"{fitted['method']} loses what raw hit: {', '.join(lost)}")
+    given = " (given)" if report["strength_given"] else ""
     lines.append(
         f"kept: {fitted['method']}, fitted on {fitted['num_images']} images "
-        f"({fitted['images']}), strength {fitted['strength']:.3g}, temperature "
+        f"({fitted['images']}), strength {fitted['strength']:.3g}{given}, temperature "
         f"{fitted['temperature']:.3g}"
     )
     return "\n".join(lines)
+
+
+def most_weighed(fitted: dict[str, Any]) -> list[str]:
+    """Returns the few classes that the training raised most, which are the rare ones."""
+    weights = dict(zip(fitted["classes"], fitted["log_weight"], strict=True))
+    return sorted(weights, key=weights.__getitem__, reverse=True)[:RARE]
+
+
+def _strength_rows(report: dict[str, Any], width: int) -> list[str]:
+    """Returns every other point of the curve: what each strength makes of the rare classes."""
+    curve, fitted = report["curve"], report["calibration"]
+    rows = {"mIoU": curve["miou"], **{name: curve["iou"][name] for name in most_weighed(fitted)}}
+    cells = {"prior's strength": [f"{strength:g}" for strength in curve["strength"]]}
+    for name, values in rows.items():
+        cells[name] = ["absent" if value is None else f"{value:.4f}" for value in values]
+    width = max(width, *map(len, cells))
+    lines = [
+        "".join([f"{name:<{width}}", *(f"  {cell:>6}" for cell in row[::2])])
+        for name, row in cells.items()
+    ]
+    where = f"these are of the {fitted['num_images']} images that it is fitted on"
+    return ["", *lines, f"{where}; calibration.png has all strengths", ""]
 
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
