@@ -50,7 +50,9 @@ class EngineSearch:
         # By the images that they are fitted on.
         self.fitted = calibrations.fit_all(subject, scorer)
         self.space = candidates.make_space(
-            subject.config, subject.prior, list(self.fitted.values())
+            subject.config,
+            list(self.fitted.values()),
+            weights=subject.prior is not None and calibrations.has_weights(subject.prior),
         )
         self.default = Candidate(crf={key: subject.config.crf[key] for key in candidates.CRF})
 

@@ -1,6 +1,7 @@
 """Calibrations by themselves, as --mode=calibrate fits them, of what is stored."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
@@ -18,17 +19,18 @@ def fit_all(subject: Subject, scorer: Scorer) -> dict[str, Calibration]:
     prior, config = subject.prior, subject.config
     if prior is None:
         return {}
-    strengths = calibrate.STRENGTHS if any(prior.log_weight) else (0.0,)
+    strengths = calibrate.STRENGTHS if has_weights(prior) else (0.0,)
     every = range(len(scorer.store.labels))
-    curve = [scorer.confusion(Candidate(True, strength), every) for strength in strengths]
+    curve = np.stack([scorer.confusion(Candidate(True, strength), every) for strength in strengths])
     pixels = draw_pixels(scorer.store, per_half=config.calibration.pixels, seed=config.seed)
     by_strength = [dataclasses.replace(prior, strength=strength) for strength in strengths]
-    return {
-        images: calibrate.fit_all(prior, by_strength, pixels, np.stack(curve), images=images)[
-            "prior"
-        ]
-        for images in IMAGES
-    }
+    fit = partial(calibrate.fit_all, prior, by_strength, pixels, curve, strength=None)
+    return {images: fit(images=images)["prior"] for images in IMAGES}
+
+
+def has_weights(prior: Calibration) -> bool:
+    """Whether a strength changes anything: the training treated classes differently."""
+    return bool(np.ptp(prior.log_weight) > calibrate.NOTHING)
 
 
 def draw_pixels(stored: Store, *, per_half: int, seed: int) -> calibrate.Pixels:
@@ -43,4 +45,5 @@ def draw_pixels(stored: Store, *, per_half: int, seed: int) -> calibrate.Pixels:
 
 
 def alone(fitted: Calibration) -> Candidate:
+    """Returns the candidate that is calibrated so and has no CRF."""
     return Candidate(True, fitted.strength, fitted.temperature)

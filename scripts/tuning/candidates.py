@@ -1,7 +1,7 @@
 """What is tried: a calibration or none, a CRF or none; and where better ones are looked for."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trashseg_jax.configs.ranges import RANGES
@@ -113,16 +113,17 @@ class Space(NamedTuple):
         return [raw, {**on, "crf": False}, default, {**on, **crf}]
 
 
-def make_space(config: Config, prior: Calibration | None, fitted: list[Calibration]) -> Space:
-    """Returns the space around a config's CRF and, where there is a `prior`, a run's calibration.
+def make_space(config: Config, fitted: Sequence[Calibration], *, weights: bool) -> Space:
+    """Returns the space around a config's CRF and, where any are `fitted`, its calibrations.
 
-    Temperatures reach as far as those that were `fitted` by likelihood.
+    Temperatures reach as far as those that were fitted by likelihood; `weights` says whether a
+    strength changes anything.
     """
     asked = [*TEMPERATURES, *(one.temperature for one in fitted)]
     return Space(
         crf={key: config.crf[key] for key in CRF},
-        calibrations=prior is not None,
-        weights=prior is not None and any(prior.log_weight),
+        calibrations=len(fitted) > 0,
+        weights=weights,
         temperatures=(min(asked), max(asked)),
     )
 
