@@ -85,10 +85,9 @@ def _object_findings(
 def _case(
     image: Scanned, place: int, suspicion: Suspicion, text: str, classes: Sequence[str]
 ) -> Case:
-    objects, other = image.facts.objects, suspicion.other
-    names = {"name": classes[objects[place].label], "other": classes[objects[other].label]}
-    places = (place,) if other < 0 else (place, other)
-    said = text.format(**names, amount=suspicion.amount)
+    places = (place,) if suspicion.other < 0 else (place, suspicion.other)
+    names = [classes[image.facts.objects[one].label] for one in places]
+    said = text.format(name=names[0], other=names[-1], amount=suspicion.amount)
     return Case(image, () if suspicion.kind == "empty" else places, said)
 
 

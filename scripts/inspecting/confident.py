@@ -1,0 +1,93 @@
+"""Confident learning per pixel and per object (Northcutt, Jiang and Chuang 2021, section 3.1).
+
+A class's threshold is the mean probability that the model gives it over the pixels labelled so. Of
+the classes whose probability reaches their threshold, a pixel's confident class is the most
+probable one; where that is not its label, the label is doubtful.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Floating, UInt8
+from scipy.ndimage import binary_erosion
+
+from trashseg_jax.data.pieces import find_pieces
+from trashseg_jax.data.taxonomy import IGNORE_LABEL
+
+NONE = 255  # no class reaches its threshold
+NEVER = np.inf  # the threshold of a class that no pixel is labelled
+
+Labels = UInt8[np.ndarray, "h w"]
+Probs = Floating[np.ndarray, "h w k"]
+Mask = Bool[np.ndarray, "h w"]
+
+
+class Thresholds:
+    """Sums up each class's probability over the pixels labelled so, image after image."""
+
+    def __init__(self, num_classes: int):
+        self._sums, self._counts = np.zeros(num_classes), np.zeros(num_classes)
+
+    def add(self, labels: Labels, probs: Probs) -> None:
+        valid = labels != IGNORE_LABEL
+        own, num_classes = labels[valid], len(self._sums)
+        known = np.take_along_axis(probs[valid], own[:, None].astype(int), 1)[:, 0]
+        self._sums += np.bincount(own, known.astype(np.float64), num_classes)
+        self._counts += np.bincount(own, minlength=num_classes)
+
+    @property
+    def values(self) -> Float64[np.ndarray, "k"]:
+        means = self._sums / np.maximum(self._counts, 1)
+        return np.where(self._counts > 0, means, NEVER)
+
+
+class Verdict(NamedTuple):
+    """What the model makes of some pixels of one label."""
+
+    score: float  # its mean probability of the label, 0 to 1: the less, the more doubtful
+    share: float  # of the pixels, those that are doubtful
+    suggested: int  # the confident class of most of these; NONE where there are none
+
+
+def confident_classes(
+    probs: Probs, thresholds: Float64[np.ndarray, "k"]
+) -> UInt8[np.ndarray, "h w"]:
+    """Returns the confident class of each pixel, NONE where there is none."""
+    reached = probs >= thresholds.astype(probs.dtype)
+    best = np.where(reached, probs, probs.dtype.type(-1)).argmax(-1)
+    return np.where(reached.any(-1), best, NONE).astype(np.uint8)
+
+
+def find_doubtful(labels: Labels, confident: Labels) -> Mask:
+    """Returns where the confident class is not the label; ignored pixels are not doubtful."""
+    return (confident != NONE) & (confident != labels) & (labels != IGNORE_LABEL)
+
+
+def judge(pixels: Mask, label: int, probs: Probs, confident: Labels) -> Verdict:
+    """Judges those pixels, at least one, all of which have that label."""
+    found = confident[pixels]
+    others = found[(found != NONE) & (found != label)]
+    suggested = int(np.bincount(others).argmax()) if len(others) else NONE
+    score = float(probs[..., label][pixels].mean(dtype=np.float64))
+    return Verdict(score, len(others) / len(found), suggested)
+
+
+def find_missing(
+    labels: Labels, confident: Labels, *, share: float, width: int
+) -> list[tuple[int, Mask]]:
+    """Returns class and pixels of objects that are seen where nothing is annotated.
+
+    They are connected, have at least such a share of the image, and are wider than `width` at some
+    place: a model's border that runs beside the annotation's is no object.
+    """
+    found = []
+    unlabelled = np.where((labels == 0) & (confident != NONE), confident, 0)
+    for k in sorted({*np.unique(unlabelled).tolist()} - {0}):
+        for (rows, columns), piece in find_pieces(unlabelled == k):
+            if piece.sum() < share * labels.size:
+                continue
+            if binary_erosion(piece, iterations=max(width // 2, 1)).any():
+                mask = np.zeros(labels.shape, bool)
+                mask[rows, columns] = piece
+                found.append((k, mask))
+    return found
