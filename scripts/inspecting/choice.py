@@ -30,8 +30,8 @@ class Amounts(NamedTuple):
 def amounts_for(num_classes: int) -> Amounts:
     """Returns fewer and smaller pictures for many classes: the page is to be opened anywhere."""
     for most, amounts in (
-        (16, Amounts(images=8, extremes=4, cases=8, side=208)),
-        (40, Amounts(images=4, extremes=2, cases=8, side=176)),
+        (16, Amounts(images=6, extremes=3, cases=12, side=208)),
+        (40, Amounts(images=3, extremes=2, cases=8, side=176)),
         (256, Amounts(images=2, extremes=1, cases=4, side=144)),
     ):
         if num_classes <= most:

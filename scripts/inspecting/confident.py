@@ -8,7 +8,7 @@ probable one; where that is not its label, the label is doubtful.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Floating, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 from scipy.ndimage import binary_erosion
 
 from trashseg_jax.data.pieces import find_pieces
@@ -18,7 +18,7 @@ NONE = 255  # no class reaches its threshold
 NEVER = np.inf  # the threshold of a class that no pixel is labelled
 
 Labels = UInt8[np.ndarray, "h w"]
-Probs = Floating[np.ndarray, "h w k"]
+Probs = Float[np.ndarray, "h w k"]
 Mask = Bool[np.ndarray, "h w"]
 
 

@@ -22,6 +22,7 @@ LEAST = 12  # pixels, too
 TINT = 0.45
 
 Pixels = UInt8[np.ndarray, "h w 3"]
+Classes = UInt8[np.ndarray, "h w"]
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 
@@ -76,15 +77,37 @@ class Painter:
         def draw(opened: Opened) -> Pixels:
             rles = [opened.masks.rles[place] for place in places]
             labels = [opened.masks.labels[place] for place in places]
-            return self.outline(opened.photo, rles, labels)
+            return self._outline(opened.photo, rles, labels)
 
         return draw
 
-    def outline(self, photo: Pixels, rles: Sequence[Any], labels: Sequence[int]) -> Pixels:
-        """Draws the surroundings of the first mask, and the outlines of all."""
-        box = box_of(rles[0])
-        window = surroundings(box, photo.shape[:2])
+    def mask(self, rle: Any, label: int, *, confident: Classes | None = None) -> Draw:
+        """Returns what draws the surroundings of a mask, outlined in a class's colour.
+
+        `confident`, of any size, is what a model sees in the whole image: it is tinted so.
+        """
+
+        def draw(opened: Opened) -> Pixels:
+            return self._outline(opened.photo, [rle], [label], seen=confident)
+
+        return draw
+
+    def seen(self, confident: Classes) -> Draw:
+        """Returns what draws an image under the colours of what a model sees in it."""
+        return lambda opened: self.tint(_fit(opened.photo, self.side), confident)
+
+    def _outline(
+        self,
+        photo: Pixels,
+        rles: Sequence[Any],
+        labels: Sequence[int],
+        *,
+        seen: Classes | None = None,
+    ) -> Pixels:
+        window = surroundings(box_of(rles[0]), photo.shape[:2])
         picture = _fit(photo[window], self.side).copy()
+        if seen is not None:
+            picture = self.tint(picture, scale_label(seen, photo.shape[:2])[window])
         for rle, label in reversed([*zip(rles, labels, strict=True)]):
             mask = mask_utils.decode(rle)[window].view(bool)
             draw_outline(picture, mask, self.colors[label])

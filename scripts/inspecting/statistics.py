@@ -154,9 +154,8 @@ def find_doubts(scan: Scan, splits: Sequence[str]) -> list[str]:
 
 
 _MEANS = {
-    True: ": they cannot be learnt",
-    False: ": their IoU will be undefined, or 0 where the model finds them, and the mIoU says "
-    "nothing of them",
+    True: ": a model cannot learn such a class",
+    False: ": its mIoU says nothing of such a class",
 }
 
 

@@ -34,7 +34,7 @@ KINDS = {
     "whole": Kind(f"Objects that cover more than {WHOLE:.0%} of the image", "{name}, {amount:.0%}"),
     "tiny": Kind(
         f"Objects of fewer than {TINY:g} pixels in the image as the network sees it",
-        "{name}, {amount:.1f} pixels",
+        "{name}, {amount:.3g} pixels",
         falling=False,
     ),
 }
@@ -56,6 +56,7 @@ class Finding(NamedTuple):
     title: str
     count: int
     shown: list[Case]
+    more: int  # objects, or images, that are not shown
 
 
 def find_suspicious(
@@ -78,7 +79,7 @@ def _object_findings(
         worst = sorted(found[kind], key=lambda case: case[0], reverse=falling)
         cases = [_case(image, place, one, text, classes) for _, image, place, one in worst[:shown]]
         if worst:
-            findings.append(Finding(title, len(worst), cases))
+            findings.append(Finding(title, len(worst), cases, len(worst) - len(cases)))
     return findings
 
 
@@ -102,5 +103,5 @@ def _note_findings(images: Sequence[Scanned], shown: int) -> list[Finding]:
             cases = [
                 Case(image, (), f"{image.facts.notes[kind]} in it") for image in having[:shown]
             ]
-            findings.append(Finding(title, count, cases))
+            findings.append(Finding(title, count, cases, len(having) - len(cases)))
     return findings
