@@ -1,20 +1,22 @@
 """Confident learning per pixel and per object (Northcutt, Jiang and Chuang 2021, section 3.1).
 
-A class's threshold is the mean probability that the model gives it over the pixels labelled so. Of
-the classes whose probability reaches their threshold, a pixel's confident class is the most
-probable one; where that is not its label, the label is doubtful.
+A class's threshold is the mean probability that the model gives it over the pixels labelled so. A
+pixel's label is doubtful where the model's most probable class is another one, and reaches its
+threshold. (In the paper it is the most probable of those that reach theirs. A class that the model
+hardly ever finds has a threshold near 0, and would claim every pixel that the model is unsure of.)
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, UInt8
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_dilation, binary_erosion
 
 from trashseg_jax.data.pieces import find_pieces
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
-NONE = 255  # no class reaches its threshold
+NONE = 255  # the most probable class does not reach its threshold
+TOUCHING = 0.25  # of a piece's surroundings: with more of its class in them it is a part of that
 NEVER = np.inf  # the threshold of a class that no pixel is labelled
 
 Labels = UInt8[np.ndarray, "h w"]
@@ -52,10 +54,10 @@ class Verdict(NamedTuple):
 def confident_classes(
     probs: Probs, thresholds: Float64[np.ndarray, "k"]
 ) -> UInt8[np.ndarray, "h w"]:
-    """Returns the confident class of each pixel, NONE where there is none."""
-    reached = probs >= thresholds.astype(probs.dtype)
-    best = np.where(reached, probs, probs.dtype.type(-1)).argmax(-1)
-    return np.where(reached.any(-1), best, NONE).astype(np.uint8)
+    """Returns the most probable class of each pixel, NONE where that is below its threshold."""
+    best = probs.argmax(-1)
+    reached = np.take_along_axis(probs, best[..., None], -1)[..., 0] >= thresholds[best]
+    return np.where(reached, best, NONE).astype(np.uint8)
 
 
 def find_doubtful(labels: Labels, confident: Labels) -> Mask:
@@ -77,17 +79,23 @@ def find_missing(
 ) -> list[tuple[int, Mask]]:
     """Returns class and pixels of objects that are seen where nothing is annotated.
 
-    They are connected, have at least such a share of the image, and are wider than `width` at some
-    place: a model's border that runs beside the annotation's is no object.
+    They are connected, have at least such a share of the image, and are as wide as `width` at some
+    place. What runs along an object of its class is no other one: the model sees its border there.
     """
     found = []
     unlabelled = np.where((labels == 0) & (confident != NONE), confident, 0)
     for k in sorted({*np.unique(unlabelled).tolist()} - {0}):
         for (rows, columns), piece in find_pieces(unlabelled == k):
-            if piece.sum() < share * labels.size:
+            if piece.sum() < share * labels.size or not _is_wide(piece, width):
                 continue
-            if binary_erosion(piece, iterations=max(width // 2, 1)).any():
-                mask = np.zeros(labels.shape, bool)
-                mask[rows, columns] = piece
+            mask = np.zeros(labels.shape, bool)
+            mask[rows, columns] = piece
+            around = binary_dilation(mask, iterations=2) & ~mask
+            if (labels[around] == k).sum() <= TOUCHING * around.sum():
                 found.append((k, mask))
     return found
+
+
+def _is_wide(piece: Mask, width: int) -> bool:
+    inner = np.pad(piece, 1)  # outside the image there is nothing
+    return bool(binary_erosion(inner, np.ones((3, 3), bool), iterations=max(width // 2, 1)).any())

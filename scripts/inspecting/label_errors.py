@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as mask_utils
 
 from inspecting.confident import (
-    NONE,
     Thresholds,
     Verdict,
     confident_classes,
@@ -31,7 +30,7 @@ from trashseg_jax.prediction.progress import Progress
 SIDE = 1024  # pixels: larger photographs are scaled down to be judged
 DOUBTFUL = 0.5  # an object with a larger share of doubtful pixels is listed
 MISSING = 0.001  # of the image: a smaller piece that nobody annotated is not listed
-WIDTH = 1 / 64  # of the longer side: nor is a thinner one
+WIDTH = 1 / 32  # of the longer side: nor is a thinner one
 
 
 class Doubt(NamedTuple):
@@ -42,13 +41,13 @@ class Doubt(NamedTuple):
     label: int
     verdict: Verdict
     rle: Any  # its mask, at the photograph's size
-    confident: bytes  # label_codec's, the image's confident classes; 0 where there are none
+    prediction: bytes  # the image's most probable classes, as label_codec stores them
 
 
 class DoubtfulImage(NamedTuple):
     image: Scanned
     share: float  # of its pixels, those whose label is doubtful
-    confident: bytes
+    prediction: bytes
 
 
 class LabelErrors(NamedTuple):
@@ -80,7 +79,7 @@ def find_label_errors(scan: Scan, judges: Sequence[Judge]) -> LabelErrors:
         objects, missing, images = [], [], []
         for image, seen, probs in predict(judges, num_classes=num_classes):
             confident = confident_classes(probs, thresholds.values)
-            stored = encode_label(np.where(confident == NONE, 0, confident).astype(np.uint8))
+            stored = encode_label(probs.argmax(-1).astype(np.uint8))
             objects += judge_objects(image, seen, probs, confident, stored)
             missing += judge_background(image, seen, probs, confident, stored)
             share = float(find_doubtful(seen.labels, confident).mean())

@@ -194,7 +194,7 @@ def _show_doubt(one: Doubt, *, classes: Sequence[str], album: Album) -> dict[str
     painter, verdict = album.painter, one.verdict
     label = verdict.suggested if one.place < 0 else one.label
     draw = painter.mask(one.rle, label)
-    seen = painter.mask(one.rle, label, confident=decode_label(one.confident))
+    seen = painter.mask(one.rle, label, prediction=decode_label(one.prediction))
     said = f"annotated as {classes[one.label]}" if one.place >= 0 else "not annotated"
     text = f"{said}, seen as {classes[verdict.suggested]}, score {verdict.score:.2f}"
     figure = _figure(album.add(one.image, draw), one.image, text, wide=True)
@@ -206,6 +206,6 @@ def _show_image(one: DoubtfulImage, album: Album) -> dict[str, Any]:
     painter = album.painter
     text = f"{format_percent(one.share)} of its pixels are doubtful"
     figure = _figure(album.add(one.image, painter.labelled), one.image, text, wide=True)
-    confident = painter.seen(decode_label(one.confident))
-    figure["pictures"].append(album.add(one.image, confident))
+    seen = painter.seen(decode_label(one.prediction))
+    figure["pictures"].append(album.add(one.image, seen))
     return figure

@@ -81,20 +81,20 @@ class Painter:
 
         return draw
 
-    def mask(self, rle: Any, label: int, *, confident: Classes | None = None) -> Draw:
+    def mask(self, rle: Any, label: int, *, prediction: Classes | None = None) -> Draw:
         """Returns what draws the surroundings of a mask, outlined in a class's colour.
 
-        `confident`, of any size, is what a model sees in the whole image: it is tinted so.
+        `prediction`, of any size, is what a model sees in the whole image: it is tinted so.
         """
 
         def draw(opened: Opened) -> Pixels:
-            return self._outline(opened.photo, [rle], [label], seen=confident)
+            return self._outline(opened.photo, [rle], [label], seen=prediction)
 
         return draw
 
-    def seen(self, confident: Classes) -> Draw:
+    def seen(self, prediction: Classes) -> Draw:
         """Returns what draws an image under the colours of what a model sees in it."""
-        return lambda opened: self.tint(_fit(opened.photo, self.side), confident)
+        return lambda opened: self.tint(_fit(opened.photo, self.side), prediction)
 
     def _outline(
         self,
