@@ -55,8 +55,7 @@ def main(argv: list[str]) -> None:
     remedy = "name a page in a folder that can be written"
     folders.check_writable(output.parent, remedy)
     build.check_options(config)
-    folder = dataclasses.replace(build.build_folder(config), skip_bad=True)
-    found = inspect(config, folder, runs)
+    found = inspect(config, build_folder(config), runs)
     page = format_page(found, title=f"Data: {config.data.name}", facts=describe(config, found.scan))
     with folders.explained(output.parent, remedy):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +65,13 @@ def main(argv: list[str]) -> None:
             coco = to_coco(found.errors, classes=found.scan.classes)
             write_json(output.with_name(ERRORS), coco)
             print(f"{output.with_name(ERRORS)}: {len(coco['annotations'])} doubtful objects")
+
+
+def build_folder(config: Any) -> "DataFolder":
+    """Returns the config's data folder; what is bad in it does not stop the reading."""
+    from trashseg_jax import build
+
+    return dataclasses.replace(build.build_folder(config), skip_bad=True)
 
 
 def inspect(config: Any, folder: "DataFolder", runs: list[Path]) -> Any:

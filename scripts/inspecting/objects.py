@@ -14,7 +14,7 @@ from trashseg_jax.data.records import LabelSource
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
 # What may be wrong with an object, and what of it is measured; suspicious.py has the words.
-TINY = 16.0  # pixels in the image as the network is shown it
+TINY = 16.0  # pixels, in the image or as it is scaled down for the network
 WHOLE = 0.95  # of the image
 OVERLAP = 0.5  # intersection over union with an object of another class
 OUTSIDE = 0.01  # of the image's longer side: less is a tool's rounding
@@ -92,7 +92,7 @@ def find_objects(
     found = _suspect_areas(masks, visible.tolist(), (height, width), image_size)
     _add_overlaps(found, masks)
     if isinstance(source, Annotations):
-        _add_outside(found, source, height, width)
+        _add_outside(found, masks, source, height, width)
     return [
         Object(
             label,
@@ -135,10 +135,11 @@ def _add_overlaps(found: list[list[Suspicion]], masks: Masks) -> None:
 
 
 def _add_outside(
-    found: list[list[Suspicion]], source: Annotations, height: int, width: int
+    found: list[list[Suspicion]], masks: Masks, source: Annotations, height: int, width: int
 ) -> None:
-    for suspicions, item in zip(found, source.items, strict=True):
-        if not reaches_outside(item, height=height, width=width):
+    """Adds what reaches far outside; of what has no pixel inside that is said already."""
+    for suspicions, rle, item in zip(found, masks.rles, source.items, strict=True):
+        if not mask_utils.area(rle) or not reaches_outside(item, height=height, width=width):
             continue
         points = np.concatenate(item.segmentation).reshape(-1, 2)
         beyond = float(np.maximum(-points, points - (width, height)).max())

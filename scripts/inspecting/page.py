@@ -104,9 +104,9 @@ def _charts(findings: Findings) -> list[dict[str, Any]]:
 
 def _scale_bars(bars: Sequence[Bar]) -> list[dict[str, Any]]:
     """Returns rows with a length for each bar, its share of its split; the longest one's is 1."""
-    counts = np.array([bar.counts for bar in bars], float).reshape(len(bars), -1)
+    counts = np.array([bar.counts for bar in bars], float)
     shares = counts / np.maximum(counts.sum(0), 1)
-    lengths = (shares / max(shares.max(initial=0), 1e-9)).tolist()
+    lengths = (shares / np.maximum(shares.max(initial=0), 1e-9)).tolist()
     return [
         {"label": bar.label, "bars": [*zip(bar.counts, of_bar, strict=True)]}
         for bar, of_bar in zip(bars, lengths, strict=True)

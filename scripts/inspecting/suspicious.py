@@ -33,7 +33,7 @@ KINDS = {
     ),
     "whole": Kind(f"Objects that cover more than {WHOLE:.0%} of the image", "{name}, {amount:.0%}"),
     "tiny": Kind(
-        f"Objects of fewer than {TINY:g} pixels in the image as the network sees it",
+        f"Objects of fewer than {TINY:g} pixels once the image is scaled down for the network",
         "{name}, {amount:.3g} pixels",
         falling=False,
     ),
