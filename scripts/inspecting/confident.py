@@ -16,6 +16,8 @@ from trashseg_jax.data.pieces import find_pieces
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 
 NONE = 255  # the most probable class does not reach its threshold
+ROUNDING = 1e-6  # so that a mean of equal probabilities is reached by each of them
+DOUBTFUL = 0.5  # what has a larger share of doubtful pixels is doubtful itself
 TOUCHING = 0.25  # of a piece's surroundings: with more of its class in them it is a part of that
 NEVER = np.inf  # the threshold of a class that no pixel is labelled
 
@@ -51,13 +53,23 @@ class Verdict(NamedTuple):
     suggested: int  # the confident class of most of these; NONE where there are none
 
 
-def confident_classes(
-    probs: Probs, thresholds: Float64[np.ndarray, "k"]
-) -> UInt8[np.ndarray, "h w"]:
-    """Returns the most probable class of each pixel, NONE where that is below its threshold."""
-    best = probs.argmax(-1)
-    reached = np.take_along_axis(probs, best[..., None], -1)[..., 0] >= thresholds[best]
-    return np.where(reached, best, NONE).astype(np.uint8)
+class Opinion(NamedTuple):
+    """What a model sees in an image: probabilities, the most probable classes, where it is sure.
+
+    `confident` are the most probable classes that reach their thresholds, NONE elsewhere.
+    """
+
+    probs: Probs
+    classes: Labels
+    confident: Labels
+
+
+def form_opinion(probs: Probs, thresholds: Float64[np.ndarray, "k"]) -> Opinion:
+    """Returns the opinion that probabilities with these thresholds are."""
+    classes = probs.argmax(-1)
+    highest = np.take_along_axis(probs, classes[..., None], -1)[..., 0]
+    confident = np.where(highest >= thresholds[classes] - ROUNDING, classes, NONE)
+    return Opinion(probs, classes.astype(np.uint8), confident.astype(np.uint8))
 
 
 def find_doubtful(labels: Labels, confident: Labels) -> Mask:
@@ -65,28 +77,30 @@ def find_doubtful(labels: Labels, confident: Labels) -> Mask:
     return (confident != NONE) & (confident != labels) & (labels != IGNORE_LABEL)
 
 
-def judge(pixels: Mask, label: int, probs: Probs, confident: Labels) -> Verdict:
+def judge(pixels: Mask, label: int, opinion: Opinion) -> Verdict:
     """Judges those pixels, at least one, all of which have that label."""
-    found = confident[pixels]
+    found = opinion.confident[pixels]
     others = found[(found != NONE) & (found != label)]
     suggested = int(np.bincount(others).argmax()) if len(others) else NONE
-    score = float(probs[..., label][pixels].mean(dtype=np.float64))
+    score = float(opinion.probs[..., label][pixels].mean(dtype=np.float64))
     return Verdict(score, len(others) / len(found), suggested)
 
 
 def find_missing(
-    labels: Labels, confident: Labels, *, share: float, width: int
+    labels: Labels, opinion: Opinion, *, share: float, width: int
 ) -> list[tuple[int, Mask]]:
     """Returns class and pixels of objects that are seen where nothing is annotated.
 
-    They are connected, have at least such a share of the image, and are as wide as `width` at some
-    place. What runs along an object of its class is no other one: the model sees its border there.
+    They are connected, have at least such a share of the image, are as wide as `width` at some
+    place, and the model is sure of most of their pixels. What runs along an object of its class is
+    no other one: the model sees its border there.
     """
     found = []
-    unlabelled = np.where((labels == 0) & (confident != NONE), confident, 0)
+    unlabelled = np.where(labels == 0, opinion.classes, 0)
     for k in sorted({*np.unique(unlabelled).tolist()} - {0}):
         for (rows, columns), piece in find_pieces(unlabelled == k):
-            if piece.sum() < share * labels.size or not _is_wide(piece, width):
+            sure = (opinion.confident[rows, columns][piece] == k).mean() > DOUBTFUL
+            if not sure or piece.sum() < share * labels.size or not _is_wide(piece, width):
                 continue
             mask = np.zeros(labels.shape, bool)
             mask[rows, columns] = piece

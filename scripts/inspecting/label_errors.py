@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float, UInt8
 from pycocotools import mask as mask_utils
 
 from inspecting.confident import (
+    DOUBTFUL,
+    Opinion,
     Thresholds,
     Verdict,
-    confident_classes,
     find_doubtful,
     find_missing,
+    form_opinion,
     judge,
 )
 from inspecting.judges import Judge
@@ -28,7 +30,6 @@ from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.prediction.progress import Progress
 
 SIDE = 1024  # pixels: larger photographs are scaled down to be judged
-DOUBTFUL = 0.5  # an object with a larger share of doubtful pixels is listed
 MISSING = 0.001  # of the image: a smaller piece that nobody annotated is not listed
 WIDTH = 1 / 32  # of the longer side: nor is a thinner one
 
@@ -78,12 +79,11 @@ def find_label_errors(scan: Scan, judges: Sequence[Judge]) -> LabelErrors:
             progress.add()
         objects, missing, images = [], [], []
         for image, seen, probs in predict(judges, num_classes=num_classes):
-            confident = confident_classes(probs, thresholds.values)
-            stored = encode_label(probs.argmax(-1).astype(np.uint8))
-            objects += judge_objects(image, seen, probs, confident, stored)
-            missing += judge_background(image, seen, probs, confident, stored)
-            share = float(find_doubtful(seen.labels, confident).mean())
-            images.append(DoubtfulImage(image, share, stored))
+            opinion = form_opinion(probs, thresholds.values)
+            objects += judge_objects(image, seen, opinion)
+            missing += judge_background(image, seen, opinion)
+            share = float(find_doubtful(seen.labels, opinion.confident).mean())
+            images.append(DoubtfulImage(image, share, encode_label(opinion.classes)))
             progress.add()
     judged = Counter(one.image.split for one in images)
     everywhere = Counter(image.split for image in scan.images)
@@ -117,41 +117,29 @@ def _see(image: Scanned, *, num_classes: int) -> Seen:
     return Seen(opened._replace(photo=fit_photo(opened.photo, SIDE)), labels)
 
 
-def judge_objects(
-    image: Scanned,
-    seen: Seen,
-    probs: Float[np.ndarray, "h w k"],
-    confident: UInt8[np.ndarray, "h w"],
-    stored: bytes,
-) -> Iterator[Doubt]:
-    """Yields an image's doubtful objects; of each those pixels count that its class is seen at."""
-    masks = seen.opened.masks
+def judge_objects(image: Scanned, seen: Seen, opinion: Opinion) -> Iterator[Doubt]:
+    """Yields an image's doubtful objects; what counts of each is where its class is painted."""
+    masks, prediction = seen.opened.masks, encode_label(opinion.classes)
     for place, (label, rle) in enumerate(zip(masks.labels, masks.rles, strict=True)):
         if label == IGNORE_LABEL:
             continue
         pixels = _shown(rle, seen.labels.shape) & (seen.labels == label)
         if not pixels.any():
             continue
-        verdict = judge(pixels, label, probs, confident)
+        verdict = judge(pixels, label, opinion)
         if verdict.share > DOUBTFUL:
-            yield Doubt(image, place, label, verdict, rle, stored)
+            yield Doubt(image, place, label, verdict, rle, prediction)
 
 
 def _shown(rle: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     return scale_label(mask_utils.decode(rle), size).view(bool)
 
 
-def judge_background(
-    image: Scanned,
-    seen: Seen,
-    probs: Float[np.ndarray, "h w k"],
-    confident: UInt8[np.ndarray, "h w"],
-    stored: bytes,
-) -> Iterator[Doubt]:
+def judge_background(image: Scanned, seen: Seen, opinion: Opinion) -> Iterator[Doubt]:
     """Yields what the model sees where an image has no annotation."""
-    width = round(WIDTH * max(confident.shape))
-    for k, pixels in find_missing(seen.labels, confident, share=MISSING, width=width):
-        verdict = judge(pixels, 0, probs, confident)
+    width, prediction = round(WIDTH * max(seen.labels.shape)), encode_label(opinion.classes)
+    for k, pixels in find_missing(seen.labels, opinion, share=MISSING, width=width):
+        verdict = judge(pixels, 0, opinion)
         whole = scale_label(pixels.view(np.uint8), image.facts.size)
         rle = mask_utils.encode(np.asfortranarray(whole))
-        yield Doubt(image, -1, 0, verdict._replace(suggested=k), rle, stored)
+        yield Doubt(image, -1, 0, verdict._replace(suggested=k), rle, prediction)
