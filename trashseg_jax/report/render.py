@@ -31,11 +31,12 @@ def _environment() -> jinja2.Environment:
         "percent": format_percent,
         "count": format_count,
         "data_uri": data_uri,
+        "option": repr,
     }
     return environment
 
 
-def format_score(value: float | None, digits: int = 3) -> str:
+def format_score(value: float | int | None, digits: int = 3) -> str:
     """Returns a figure from 0 to 1 as .123: the leading zero tells nothing in a column of them."""
     if value is None:
         return MISSING
@@ -43,7 +44,7 @@ def format_score(value: float | None, digits: int = 3) -> str:
     return text[1:] if text.startswith("0.") else text
 
 
-def format_change(value: float | None, digits: int = 3) -> str:
+def format_change(value: float | int | None, digits: int = 3) -> str:
     """Returns a difference with its sign, a minus as long as a plus."""
     if value is None:
         return MISSING
@@ -51,7 +52,7 @@ def format_change(value: float | None, digits: int = 3) -> str:
     return sign + format_score(abs(value), digits)
 
 
-def format_percent(value: float | None) -> str:
+def format_percent(value: float | int | None) -> str:
     """Returns a share with two digits that tell: 12 %, 1.2 %, 0.12 %; what is less as < 0.01 %."""
     if value is None:
         return MISSING
