@@ -123,11 +123,16 @@ def find_errors(scanned: "Scan", folder: "DataFolder", runs: list[Path]) -> "Lab
 def describe(config: Any, scanned: "Scan") -> list[str]:
     """Returns the facts below the page's title."""
     splits = dict.fromkeys(image.split for image in scanned.images)
-    counts = [f"{len(scanned.of_split(split))} images of {split}" for split in splits]
+    counts = [f"{_count(len(scanned.of_split(split)), 'image')} of {split}" for split in splits]
     objects = sum(int(image.facts.counted[1:].sum()) for image in scanned.images)
-    where = config.data.dir or "rendered scenes"
+    counts += [f"{_count(objects, 'object')} of {_count(len(scanned.classes) - 1, 'class')}"]
     mixed = [f"without {config.data.mix}, which is mixed in"] if config.data.mix else []
-    return [where, *counts, f"{objects} objects of {len(scanned.classes) - 1} classes", *mixed]
+    return [config.data.dir or "rendered scenes", *counts, *mixed]
+
+
+def _count(number: int, what: str) -> str:
+    ending = "es" if what.endswith("s") else "s"
+    return f"{number} {what}{ending if number != 1 else ''}"
 
 
 if __name__ == "__main__":

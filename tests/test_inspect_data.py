@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import subprocess
@@ -5,9 +6,11 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import fixtures_browser
 import inspect_data as script
 import numpy as np
 import pytest
+from fixtures_browser import opened, overflow
 from fixtures_coco import box, compressed, write_coco_folder
 from inspecting import choice, suspicious, twins
 from inspecting.objects import find_masks, find_owners
@@ -158,13 +161,13 @@ def test_an_image_saved_anew_is_found_and_another_one_is_not(tmp_path):
     pixels = noise(1, (80, 120))
     brighter = np.asarray(ImageEnhance.Brightness(Image.fromarray(pixels)).enhance(1.1))
     half = np.asarray(Image.fromarray(pixels).resize((60, 40)))
-    train = {
+    first = {
         "a.jpg": jpeg(pixels, 95),
         "b.jpg": jpeg(noise(2, (80, 120)), 95),
         "c.jpg": jpeg(half, 90),
     }
     val = {"d.jpg": jpeg(pixels, 40), "e.jpg": jpeg(brighter, 80), "f.jpg": jpeg(noise(3), 95)}
-    write_split(tmp_path, "train", train, [])
+    write_split(tmp_path, "train", first, [])
     write_split(tmp_path, "val", val, [])
     found, _ = read(tmp_path)
     (group,) = found.twins
@@ -298,20 +301,40 @@ def parse(page):
 ODD = ('<b>"bold"', "עברית", "한국어 & 'x'")
 
 
-@pytest.mark.parametrize("count", [2, 11, 150])
-def test_a_page_shows_any_number_of_classes_with_any_names(tmp_path, count):
+def write_odd(folder, count):
+    """Findings of a data set of so many classes, with odd names; its config, and these names."""
     names = ["Background", *ODD, *(f"class {n}" for n in range(count))][:count]
     categories = dict(zip(names[1:], names[1:], strict=True))
-    own_map = tmp_path / "map.json"
+    own_map = folder / "map.json"
     own_map.write_text(json.dumps({"classes": names, "categories": categories}))
     images = {f"<i> {n} עב.png": noise(n) for n in range(6)}
     annotations = [
         (list(images)[k % 6], name, [box(k % 13, k % 11, 9, 9)]) for k, name in enumerate(names[1:])
     ]
-    write_split(tmp_path, "train", images, annotations, names[1:])
-    write_split(tmp_path, "val", {"<i> é.png": noise(9)}, annotations[:0], names[1:])
-    found, config = read(tmp_path, class_map=str(own_map))
-    page = page_of(found, config)
+    write_split(folder, "train", images, annotations, names[1:])
+    write_split(folder, "val", {"<i> é.png": noise(9)}, [], names[1:])
+    found, config = read(folder, class_map=str(own_map))
+    return found, config, names
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A function that returns, for a number of classes, findings, the classes' names, the page."""
+
+    @functools.cache
+    def make(count):
+        folder = tmp_path_factory.mktemp("odd")
+        found, config, names = write_odd(folder, count)
+        (folder / "data.html").write_text(page_of(found, config))
+        return found, names, folder / "data.html"
+
+    return make
+
+
+@pytest.mark.parametrize("count", [2, 11, 150])
+def test_a_page_shows_any_number_of_classes_with_any_names(odd, count):
+    found, names, path = odd(count)
+    page = path.read_text()
     tags = parse(page)
     for name in names:
         assert tags.text.count(name) >= 4  # the classes' three tables, and the legend
@@ -328,7 +351,32 @@ def test_a_page_shows_a_single_image_with_nothing_in_it(tmp_path):
     found, config = read(tmp_path, val_file="")
     text = " ".join(parse(page_of(found, config)).text)
     assert "train has no pixel of General trash" in text
-    assert "1 images of train" in text
+    assert "1 image of train" in text
+    assert "0 objects of 10 classes" in text
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with fixtures_browser.launched() as found:
+        yield found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("count", [2, 150])
+def test_a_page_fits_its_window_and_asks_for_nothing(browser, odd, count, width, scheme):
+    _, names, path = odd(count)
+    with opened(browser, path, width=width, scheme=scheme) as page:
+        assert overflow(page) == 0
+        rows = page.locator("#classes tbody tr")
+        assert rows.locator("bdi").all_inner_texts() == names
+        page.locator("#classes th", has_text="pixels, train").get_by_role("button").click()
+        shares = rows.locator("td:nth-of-type(5)").all()
+        pixels = [int(cell.get_attribute("data-value")) for cell in shares]
+        assert pixels == sorted(pixels, reverse=True)
+        assert page.locator("#pictures img").count()
+        loaded = "[...document.images].every(one => !one.complete || one.naturalWidth > 0)"
+        assert page.evaluate(loaded)
 
 
 def test_a_balance_is_that_of_the_training(prepared_boxes):

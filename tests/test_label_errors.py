@@ -268,6 +268,30 @@ def test_a_run_judges_only_images_that_it_was_not_trained_on(tmp_path, monkeypat
     }
 
 
+def test_runs_of_folds_judge_all_images_between_them(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "data")
+    merged = [json.loads((folder / f"{split}.json").read_text()) for split in ("train", "val")]
+    for part, content in enumerate(merged):
+        for one in content["images"]:
+            one["id"] += 10 * part
+        for one in content["annotations"]:
+            one["image_id"] += 10 * part
+    both = {key: merged[0][key] + merged[1][key] for key in ("images", "annotations")}
+    (folder / "all.json").write_text(json.dumps(merged[0] | both))
+    runs = []
+    for fold, (held_out, others) in enumerate((("ac", "bd"), ("bd", "ac"))):
+        lists = {"val_list": held_out, "train_list": others}
+        for key, names in lists.items():
+            (folder / f"{fold}-{key}.txt").write_text("\n".join(f"{name}.png" for name in names))
+        options = {key: f"{fold}-{key}.txt" for key in lists}
+        files = {"train_file": "all.json", "val_file": "all.json"}
+        runs.append(write_run(tmp_path / f"run{fold}", folder, **options, **files))
+    assert appointed(monkeypatch, runs, folder) == {
+        ("run0",): ["a.png", "c.png"],
+        ("run1",): ["b.png", "d.png"],
+    }
+
+
 def test_images_that_were_mixed_in_or_lie_elsewhere_count_as_trained_on(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "data")
     elsewhere = tmp_path / "elsewhere"

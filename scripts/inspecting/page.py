@@ -16,7 +16,7 @@ from inspecting.statistics import Bar
 from inspecting.suspicious import Case, Finding
 from inspecting.twins import Twins
 from trashseg_jax.data.label_codec import decode_label
-from trashseg_jax.data.taxonomy import palette, shown_colors
+from trashseg_jax.report.inks import hex_colors
 from trashseg_jax.report.render import data_uri, format_count, format_percent, render
 
 GROUPS = 16  # of images that look alike
@@ -65,7 +65,7 @@ def format_page(findings: Findings, *, title: str, facts: Sequence[str]) -> str:
         "splits": findings.splits,
         "image_size": size,
         "side": amounts.side,
-        "colors": _css_colors(len(scan.classes)),
+        "colors": hex_colors(album.painter.colors[: len(scan.classes)]),
         "classes": scan.classes,
         "doubts": statistics.find_doubts(scan, findings.splits),
         "rows": statistics.describe_classes(scan, findings.splits, image_size=size),
@@ -81,10 +81,6 @@ def format_page(findings: Findings, *, title: str, facts: Sequence[str]) -> str:
         "errors": _show_errors(findings.errors, scan.classes, album) if findings.errors else None,
     }
     return render("data.html", pictures=album.draw(num_classes=len(scan.classes)), **context)
-
-
-def _css_colors(num_classes: int) -> list[str]:
-    return ["#{:02x}{:02x}{:02x}".format(*c) for c in shown_colors(palette(num_classes)).tolist()]
 
 
 def _charts(findings: Findings) -> list[dict[str, Any]]:
@@ -163,7 +159,7 @@ def _show_group(group: Twins, scan: Scan, album: Album) -> dict[str, Any]:
 def _show_finding(finding: Finding, album: Album) -> dict[str, Any]:
     return {
         "title": finding.title,
-        "count": finding.count,
+        "total": finding.total,
         "more": finding.more,
         "figures": [
             _figure(album.add(case.image, _draw_case(case, album.painter)), case.image, case.text)

@@ -54,7 +54,7 @@ class Finding(NamedTuple):
     """All cases of a kind; those with pictures are the worst ones."""
 
     title: str
-    count: int
+    total: int
     shown: list[Case]
     more: int  # objects, or images, that are not shown
 

@@ -1,7 +1,7 @@
 """Images that are the same, or nearly: perceptual hashes, and groups of those that are close."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -30,7 +30,8 @@ def perceptual_hash(image: Image.Image) -> int:
     That is "pHash" (Zauner 2010, section 3.2.1), as the package ImageHash computes it.
     """
     small = image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    low = dctn(np.asarray(small, np.float64))[:LOW, :LOW].ravel()
+    frequencies: Any = dctn(np.asarray(small, np.float64))
+    low = frequencies[:LOW, :LOW].ravel()
     return int(np.packbits(low > np.median(low)).view(">u8")[0])
 
 
