@@ -86,6 +86,8 @@ def inspect(config: Any, folder: "DataFolder", runs: list[Path]) -> Any:
     splits = FORMATS[config.data.format](folder)
     scanned = scan(splits.records, classes=classes, problems=splits.problems, image_size=size)
     images, train = scanned.images, scanned.of_split("train")
+    if not train:
+        raise InputError(f"no image of train can be used; the first fault: {scanned.problems[0]}")
     pixels = statistics.count_pixels(train, len(classes))
     objects = statistics.count_objects(train, len(classes))
     return Findings(

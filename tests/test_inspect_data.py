@@ -258,6 +258,9 @@ def test_bad_images_are_listed_and_the_others_counted(tmp_path):
     assert "b.png" in found.scan.problems[0]
     assert "b.png" in page_of(found, config)
     (tmp_path / "train/a.png").write_bytes(b"no image")
+    write_split(tmp_path, "val", {"c.png": noise(2)}, [])
+    with pytest.raises(InputError, match="no image of train can be used"):
+        read(tmp_path)
     with pytest.raises(InputError, match="no image can be used"):
         read(tmp_path, val_file="")
 
@@ -375,8 +378,14 @@ def test_a_page_fits_its_window_and_asks_for_nothing(browser, odd, count, width,
         pixels = [int(cell.get_attribute("data-value")) for cell in shares]
         assert pixels == sorted(pixels, reverse=True)
         assert page.locator("#pictures img").count()
-        loaded = "[...document.images].every(one => !one.complete || one.naturalWidth > 0)"
-        assert page.evaluate(loaded)
+        # Their sizes are known before they are loaded, or links would lead to where nothing is.
+        page.evaluate("for (const one of document.images) one.loading = 'eager'")
+        page.wait_for_function("[...document.images].every((one) => one.complete)")
+        sizes = page.evaluate(
+            "[...document.images].map((one) => [one.naturalWidth, one.naturalHeight,"
+            " +one.getAttribute('width'), +one.getAttribute('height')])"
+        )
+        assert all(one[:2] == one[2:] and min(one) > 0 for one in sizes)
 
 
 def test_a_balance_is_that_of_the_training(prepared_boxes):

@@ -49,9 +49,13 @@ class Album:
         self._wanted.append(Wanted(image.record, draw))
         return len(self._wanted) - 1
 
-    def draw(self, *, num_classes: int) -> list[str]:
+    def draw(self, *, num_classes: int) -> list[dict[str, Any]]:
+        """Returns each one's address and size, without which the page would move as it loads."""
         drawn = draw_all(self._wanted, num_classes=num_classes)
-        return [data_uri(picture, "webp") for picture in drawn]
+        return [
+            {"uri": data_uri(content, "webp"), "width": width, "height": height}
+            for content, (height, width, _) in drawn
+        ]
 
 
 def format_page(findings: Findings, *, title: str, facts: Sequence[str]) -> str:

@@ -176,15 +176,18 @@ def encode(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
-def draw_all(wanted: Sequence[Wanted], *, num_classes: int) -> list[bytes]:
-    """Returns the pictures, in order; each image is read once for all of its own."""
+def draw_all(
+    wanted: Sequence[Wanted], *, num_classes: int
+) -> list[tuple[bytes, tuple[int, int, int]]]:
+    """Returns the pictures and their shapes, in order; each image is read once for all its own."""
     by_record: dict[int, list[int]] = {}
     for place, one in enumerate(wanted):
         by_record.setdefault(id(one.record), []).append(place)
 
-    def draw(places: list[int]) -> list[tuple[int, bytes]]:
+    def draw(places: list[int]) -> list[tuple[int, tuple]]:
         opened = open_image(wanted[places[0]].record, num_classes=num_classes)
-        return [(place, encode(wanted[place].draw(opened))) for place in places]
+        drawn = [(place, wanted[place].draw(opened)) for place in places]
+        return [(place, (encode(pixels), pixels.shape)) for place, pixels in drawn]
 
     drawn = [pair for pairs in map_ahead(draw, by_record.values()) for pair in pairs]
     return [picture for _, picture in sorted(drawn, key=lambda pair: pair[0])]
