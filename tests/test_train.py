@@ -57,6 +57,8 @@ def test_run_leaves_the_documented_files(whole_run):
         "metrics.json",
         "report.html",
         "samples.png",
+        "confusions.npz",
+        "pictures.npz",
     }
     assert json.loads((workdir / "metrics.json").read_text()) == figures
     assert any((workdir / "tensorboard").iterdir())
@@ -276,6 +278,7 @@ def test_evaluation_scores_as_training_did_in_a_folder_of_its_own(whole_run, tin
     for name, expected in (("val-4", figures), ("train-2-early", other)):
         folder = workdir / "evaluations" / name
         names = {"metrics.json", "samples.png", "report.html", "config.json"}
+        names |= {"confusions.npz", "pictures.npz"}
         assert {path.name for path in folder.iterdir()} == names
         assert json.loads((folder / "metrics.json").read_text()) == expected
     assert contents(workdir) == before
@@ -367,7 +370,9 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
     assert np.any(after != raw)
     assert json.loads((workdir / "metrics.json").read_text())["crf"] == {**refined, "failed": []}
     assert Image.open(workdir / "samples.png").width > 8 * 160  # rows of two times four panels
-    assert "<th>CRF<th>change" in (workdir / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
+    assert '<th scope="col">CRF</th>' in page
+    assert page.count('alt="prediction after the CRF"') == 5  # one an image
     changes = {"crf.enabled", "crf.iterations", "crf.workers"}
     assert [e["changes"].keys() for e in read_log(workdir) if "changes" in e] == [changes]
 
