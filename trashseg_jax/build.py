@@ -94,7 +94,7 @@ def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
     data, folder = config.data, build_folder(config)
     read = choose("data.format", data.format, FORMATS)
     alone = not for_training and data.format == "coco" and config.eval.split == "val"
-    if alone and not (folder.path / folder.train_file).exists():
+    if alone and not coco.find_jsons(folder, split="train"):
         read = coco.read_val
     prepared = builder.prepare(folder, name=data.name, read=read, cache_dir=cache_dir(config))
     counts = [prepared.counts(split)[0].tobytes() for split in prepared.splits]
