@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
 
     # Imported late: --help and a wrong flag answer at once, and so do the scan's processes.
     from inspecting.coco_list import to_coco
+    from inspecting.judges import check_runs
     from inspecting.page import format_page
 
     from trashseg_jax import build, folders
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> None:
     remedy = "name a page in a folder that can be written"
     folders.check_writable(output.parent, remedy)
     build.check_options(config)
+    check_runs(runs)  # before the images are looked at
     found = inspect(config, build_folder(config), runs)
     page = format_page(found, title=f"Data: {config.data.name}", facts=describe(config, found.scan))
     with folders.explained(output.parent, remedy):
@@ -113,9 +115,6 @@ def find_errors(scanned: "Scan", folder: "DataFolder", runs: list[Path]) -> "Lab
     from inspecting import judges, label_errors
 
     from trashseg_jax.devices import program_cache
-    from trashseg_jax.scored_models import check_named_once
-
-    check_named_once("run", runs)
     check_devices()
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()

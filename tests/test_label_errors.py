@@ -313,14 +313,18 @@ def test_runs_that_were_trained_on_all_images_are_refused(tmp_path, monkeypatch)
         appointed(monkeypatch, both, folder)
 
 
-def test_a_folder_that_does_not_tell_its_training_images_is_refused(tmp_path, monkeypatch):
-    folder = write_folder(tmp_path / "data")
+def test_what_is_no_run_or_is_named_twice_is_refused(tmp_path):
+    run = write_run(tmp_path / "run", tmp_path)
+    judges.check_runs([run])
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"format": 1}')
-    with pytest.raises(InputError, match="does not say on which images"):
-        appointed(monkeypatch, [tmp_path / "model"], folder)
-    with pytest.raises(InputError, match="name the folder of a run"):
-        appointed(monkeypatch, [tmp_path / "absent"], folder)
+    for wrong, said in (
+        ([tmp_path / "model"], "does not say on which images"),
+        ([tmp_path / "absent"], "name the folder of a run"),
+        ([run, tmp_path / "model/../run"], "appears twice"),
+    ):
+        with pytest.raises(InputError, match=said):
+            judges.check_runs(wrong)
 
 
 # Polygons

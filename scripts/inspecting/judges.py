@@ -18,6 +18,7 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.inference import Segmenter
 from trashseg_jax.model_description import holds_model
 from trashseg_jax.prediction import models
+from trashseg_jax.scored_models import check_named_once
 
 BATCH_SIZE = 4
 
@@ -30,11 +31,22 @@ class Judge(NamedTuple):
     segmenter: Segmenter
 
 
+def check_runs(runs: Sequence[Path]) -> None:
+    """Raises InputError unless each is a run, named once."""
+    check_named_once("run", runs)
+    for run in runs:
+        if holds_model(run):
+            raise InputError(
+                f"--run={run}: is a model's folder, which does not say on which images it was "
+                "trained; name the run"
+            )
+
+
 def appoint(runs: Sequence[Path], scan: Scan, folder: DataFolder) -> list[Judge]:
     """Returns a judge for each set of images that the same runs were not trained on.
 
-    `folder` is that of the scan. Raises InputError where a run's training images or classes are
-    not known or not these, and where all runs were trained on all images.
+    `folder` is that of the scan. Raises InputError where a run's training images can't be read,
+    its classes are others, or all runs were trained on all images.
     """
     trained = [training_digests(run, scan, folder) for run in runs]
     groups: dict[tuple[int, ...], list[Scanned]] = {}
@@ -56,11 +68,6 @@ def appoint(runs: Sequence[Path], scan: Scan, folder: DataFolder) -> list[Judge]
 
 def training_digests(run: Path, scan: Scan, folder: DataFolder) -> set[str]:
     """Returns the digests of the images that a run was trained on, also those mixed in."""
-    if holds_model(run):
-        raise InputError(
-            f"--run={run}: is a model's folder, which does not say on which images it was trained; "
-            "name the run"
-        )
     config: Any = settings.read_config(run, defaults=default.get_config)
     own = build.build_folder(config)
     if _same_folder(own, folder):

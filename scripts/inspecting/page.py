@@ -196,7 +196,7 @@ def _show_doubt(one: Doubt, *, classes: Sequence[str], album: Album) -> dict[str
     draw = painter.mask(one.rle, label)
     seen = painter.mask(one.rle, label, prediction=decode_label(one.prediction))
     said = f"annotated as {classes[one.label]}" if one.place >= 0 else "not annotated"
-    text = f"{said}, seen as {classes[verdict.suggested]}, score {verdict.score:.2f}"
+    text = f"{said}, seen as {classes[verdict.suggested]}, score {verdict.score:.3f}"
     figure = _figure(album.add(one.image, draw), one.image, text, wide=True)
     figure["pictures"].append(album.add(one.image, seen))
     return figure
