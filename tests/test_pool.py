@@ -250,18 +250,23 @@ def scored_batches(count):
 
 def test_padding_and_filling_rows_are_not_refined_and_count_nowhere():
     pool = Immediate()
-    refined = list(evaluate.refine_batches(scored_batches(3), pool, num_classes=3))
+    refined = list(
+        evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
+    )
     assert [batch["id"].tolist() for batch in refined] == [[0, 1], [2, 3], [4, 5]]
     assert [image[0, 0, 0] for _, image in pool.given] == [0, 0, 1, 1, 2]
     assert {probs.shape for probs, _ in pool.given} == {(5, 8, 3)}
     assert [int(batch["refined_confusion"][:, 1, 1].sum()) for batch in refined[:2]] == [80, 80]
     assert refined[2]["refined"].sum() == 40
+    # A distance of one pixel: the frames of 5x8 pixels, all of which are class 1 and found so.
+    near = [batch["refined_boundary"] for batch in refined]
+    assert np.concatenate(near)[:, 1].tolist() == [[22, 22]] * 5 + [[0, 0]]
     assert "probs" not in refined[0]
 
 
 def test_batch_is_handed_out_after_the_next_one_went_in():
     pool = Immediate()
-    refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3)
+    refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
     counts = [len(pool.given) for _ in refined]
     assert counts == [4, 5, 5]
 
@@ -306,6 +311,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     expected[:, :, 0] = result.confusion.sum(-1)
     expected[place] = result.confusion[place]
     np.testing.assert_array_equal(result.refined_confusion, expected)
+    np.testing.assert_array_equal(result.refined_boundary[place], result.boundary[place])
+    assert not np.delete(result.refined_boundary, place, 0)[:, 1:, 0].any()
     assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
 
     figures = evaluate.summarize(

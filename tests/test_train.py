@@ -551,7 +551,7 @@ def test_tensorboard_has_training_validation_classes_and_samples(whole_run):
     classes = {
         f"val/iou/{name.replace(' ', '_')}" for name, v in figures["iou"].items() if v is not None
     }
-    evaluation = {"val/loss", "val/miou", "val/sample0", "val/sample1"}
+    evaluation = {"val/loss", "val/miou", "val/boundary_miou", "val/sample0", "val/sample1"}
     assert tags[4] == training | evaluation | classes
     assert len(classes) > 1
 
