@@ -122,6 +122,7 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # Of pydensecrf: processes; -1: one a core, 0: none, refines between the batches.
             "workers": -1,
             "timeout": 300.0,  # seconds an image may take a process, before another one tries
+            "tuned_on": "",  # DATASET/SPLIT of the images that scripts/tune_crf.py tuned it on
         }
     )
     # What --mode=calibrate fits, and on which images (docs/calibration.md).

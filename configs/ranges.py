@@ -204,6 +204,7 @@ RANGES: dict[str, Rule] = {
     "crf.bilateral_compat": COMPAT,
     "crf.workers": Number(whole=True, at_least=-1, note="one a core", at_most=1024),
     "crf.timeout": Number(above=0, at_most=10**6),  # seconds
+    "crf.tuned_on": Text('a data set and its split, DATASET/SPLIT, or ""', r"([^/]+/(train|val))?"),
 }
 
 

@@ -180,7 +180,7 @@ def test_refined_classes_are_counted_at_the_photographs_size(tiny_config, monkey
     """A CRF that answers class 1 for one image's upper half, and fails at another."""
     made, labels = records(((64, 48), (40, 64)))
 
-    monkeypatch.setattr(build, "build_crf", lambda config: UpperHalf())
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: UpperHalf())
     found = score(config_of(tiny_config, **{"crf.enabled": True}), made, resolution="original")
     upper = np.bincount(labels[0][:32][labels[0][:32] < 3], minlength=3)
     lower = np.bincount(labels[0][32:][labels[0][32:] < 3], minlength=3)

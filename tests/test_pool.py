@@ -41,6 +41,19 @@ def test_pool_gives_each_image_its_own_result(workers):
         np.testing.assert_array_equal(result, dense.refine(*pair, **OPTIONS))
 
 
+@needs_pydensecrf
+@pytest.mark.parametrize("workers", [0, 1])
+def test_options_of_an_image_take_the_place_of_the_pool_s_own(workers):
+    probs, image = scene(0)
+    others = {"iterations": 7, "bilateral_srgb": 40.0}
+    with CrfPool(workers, partial(dense.refine, **OPTIONS), timeout=60.0) as pool:
+        found = pool.submit(probs, image, **others).result()
+        again = pool.submit(probs, image).result()
+    np.testing.assert_array_equal(found, dense.refine(probs, image, **OPTIONS | others))
+    np.testing.assert_array_equal(again, dense.refine(probs, image, **OPTIONS))
+    assert (found != again).any()
+
+
 TIMEOUT = 3.0  # many times what an image takes here on a busy machine
 
 
@@ -298,7 +311,7 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     victim = list(images)[3]
     die = partial(fixtures_crf.die_at, checksum=zlib.crc32(images[victim].tobytes()))
     pool = CrfPool(2, die, timeout=60.0)
-    monkeypatch.setattr(build, "build_crf", lambda config: pool)
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: pool)
     mesh = sharding.make_mesh()
     loss = build.build_loss(config, np.ones(11))
     score = evaluate.build_scorer(

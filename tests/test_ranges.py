@@ -264,6 +264,7 @@ def test_values_outside_a_range_are_refused_in_one_line_with_key_value_and_rule(
         ("model.decoder_features", (8, 8), "(N, N, N, N, N), each a whole number from 1 to 2048"),
         ("crf.workers", -2, "a whole number from -1 (one a core) to 1024"),
         ("crf.timeout", math.inf, "a number above 0 and at most 1000000"),
+        ("crf.tuned_on", "demo", 'a data set and its split, DATASET/SPLIT, or ""'),
         ("train.remat", 1, "True or False"),
         ("eval.split", "test", "one of train, val"),
     ],

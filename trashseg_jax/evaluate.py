@@ -117,6 +117,7 @@ def _evaluate(
         if one is not None:
             print(calibration.announce(one, of=name))
             warnings += find_judged_by_itself(config, one)
+    warnings += find_tuned_on_these(config)
     for line in warnings:
         print(f"warning: {line}")
     score = build_scorer(
@@ -172,6 +173,17 @@ def find_judged_by_itself(config: Config, fitted: Calibration) -> list[str]:
         f"{fitted.num_images} of these images, of {fitted.dataset}/{fitted.split} the "
         f"{fitted.images} ones, are those that the calibration was fitted on; what it does to "
         "others is in calibration.json"
+    ]
+
+
+def find_tuned_on_these(config: Config) -> list[str]:
+    """Returns a warning where the CRF was tuned on the images that it is about to be scored on."""
+    scored = f"{config.data.name}/{config.eval.split}"
+    if not config.crf.enabled or config.crf.tuned_on != scored:
+        return []
+    return [
+        f"the CRF was tuned on these images, {scored}; what it does to others is in the "
+        "tuning.json beside its config"
     ]
 
 
@@ -259,7 +271,7 @@ def build_scorer(
         calibration=calibration,
     )
     total = -(-len(source) // config.eval.batch_size)
-    crf = build.build_crf(config) if refine else None
+    crf = build.build_crf(config.crf, side=config.data.image_size) if refine else None
     chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
     refined = partial(refine_batches, num_classes=num_classes, boundary_share=config.eval.boundary)
     finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
