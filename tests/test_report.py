@@ -11,7 +11,7 @@ from PIL import Image
 
 from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
-from trashseg_jax.report import page
+from trashseg_jax.report import page, pictures
 from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
 from trashseg_jax.report.table import NOTES, format_balance, format_table
@@ -210,6 +210,23 @@ def test_refined_prediction_is_a_fourth_panel(tmp_path):
 def test_sheet_without_samples_is_not_written(tmp_path):
     save_samples(tmp_path / "sheet.png", [], classes=CLASSES)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("classes", "most"), [(11, 600_000), (150, 1_300_000)])
+def test_the_page_of_3000_images_is_bounded_in_size(tmp_path, classes, most):
+    """What it holds besides the pictures, whose bytes have a budget of their own."""
+    path, _, details = fixtures_pages.write_page(tmp_path, classes=classes, images=3000)
+    drawn = sum(one.num_bytes for one in details.pictures)
+    assert drawn <= pictures.BUDGET
+    assert path.stat().st_size - 4 / 3 * drawn < most
+
+
+def test_the_page_asks_for_nothing_and_escapes_names(tmp_path):
+    text = write_html(tmp_path / "report.html", figures())
+    assert "Glass&lt;i&gt;" in text
+    assert "Glass<i>" not in text
+    assert not re.search("https?:", text)
+    assert re.findall('src="(.{11})', text) == ["data:image/"] * text.count(' src="')
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
