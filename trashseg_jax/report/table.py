@@ -176,14 +176,27 @@ def _strength_rows(report: dict[str, Any], width: int) -> list[str]:
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
     """Returns lines on what is doubtful, left out, read otherwise or not refined, if any."""
+    return [*left_out(figures), *read_otherwise(figures), *not_refined(figures)]
+
+
+def left_out(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on what is doubtful in the data, and on what was left out."""
     lines = [f"warning: {line}" for line in figures["warnings"]]
     if updates := figures["skipped_updates"]:
         lines.append(f"updates left out as not finite: {updates} of {figures['step']}")
     skipped = figures["skipped"]
-    lines += [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
+    return [*lines, f"skipped as bad: {len(skipped)}", *skipped] if skipped else lines
+
+
+def read_otherwise(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on annotations and images that were not read as they are."""
     notes = figures["data_notes"]
-    lines += [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
-    crf = figures.get("crf", {})
+    return [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
+
+
+def not_refined(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on the CRF and on the images that it failed for."""
+    crf, lines = figures.get("crf", {}), []
     if engine := crf.get("engine"):  # which runs of earlier versions have not
         lines.append(f"CRF engine: {engine}")
     if failed := crf.get("failed", []):
