@@ -115,6 +115,7 @@ def find_errors(scanned: "Scan", folder: "DataFolder", runs: list[Path]) -> "Lab
     from inspecting import judges, label_errors
 
     from trashseg_jax.devices import program_cache
+
     check_devices()
     if COMPILATION_CACHE.value:
         program_cache.keep_programs()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
-from trashseg_jax.report import page
+from trashseg_jax.report import page, pictures
 from trashseg_jax.report.files import replaced_folder, write_json
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
 from trashseg_jax.report.table import NOTES, format_balance, format_table
@@ -123,6 +123,29 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     assert on_page["Glass<i> not in the truth"][:2] == ["absent", "absent"]
 
 
+def test_table_and_page_show_boundary_iou_where_it_was_counted(tmp_path):
+    """By class and their mean, raw and refined; other rows have none."""
+    raw = {"boundary_iou": {"Background": 0.5, "Metal": 0.25, "Glass<i>": None}}
+    refined = {"boundary_iou": {"Background": 0.75, "Metal": None, "Glass<i>": None}}
+    raw, refined = {**raw, "boundary_miou": 0.375}, {**refined, "boundary_miou": 0.75}
+    found = figures(**raw, crf={**figures(), **refined, "failed": []})
+    table = {line[:14].strip(): line[14:].split() for line in _lines(found)}
+    head = ["IoU", "CRF", "change", "boundary", "CRF", "change"]
+    assert table["class"] == [*head, "share", "of", "pixels"]
+    assert table["Background"][3:6] == ["0.5000", "0.7500", "+0.2500"]
+    assert table["Metal"][3:5] == ["0.2500", "absent"]
+    assert table["mIoU"][3:] == ["0.3750", "0.7500", "+0.3750"]
+    assert len(table["mean Dice"]) == 3
+    write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
+    page = (tmp_path / "report.html").read_text()
+    assert f"<th>{'<th>'.join(head)}<th>share" in page
+    assert "<td>0.5000<td>0.7500<td>+0.2500<td>92.00%" in page
+    assert "<td>0.3750<td>0.7500<td>+0.3750<td>" in page
+    alone = {line[:14].strip(): line[14:].split() for line in _lines(figures(**raw))}
+    assert alone["class"] == ["IoU", "boundary", "share", "of", "pixels"]
+    assert alone["mIoU"] == ["0.6687", "0.3750"]
+
+
 def _lines(found):
     return format_table(found).splitlines()
 
@@ -210,6 +233,23 @@ def test_refined_prediction_is_a_fourth_panel(tmp_path):
 def test_sheet_without_samples_is_not_written(tmp_path):
     save_samples(tmp_path / "sheet.png", [], classes=CLASSES)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("classes", "most"), [(11, 600_000), (150, 1_300_000)])
+def test_the_page_of_3000_images_is_bounded_in_size(tmp_path, classes, most):
+    """What it holds besides the pictures, whose bytes have a budget of their own."""
+    path, _, details = fixtures_pages.write_page(tmp_path, classes=classes, images=3000)
+    drawn = sum(one.num_bytes for one in details.pictures)
+    assert drawn <= pictures.BUDGET
+    assert path.stat().st_size - 4 / 3 * drawn < most
+
+
+def test_the_page_asks_for_nothing_and_escapes_names(tmp_path):
+    text = write_html(tmp_path / "report.html", figures())
+    assert "Glass&lt;i&gt;" in text
+    assert "Glass<i>" not in text
+    assert not re.search("https?:", text)
+    assert re.findall('src="(.{11})', text) == ["data:image/"] * text.count(' src="')
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

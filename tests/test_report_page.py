@@ -1,5 +1,7 @@
 """report.html as people use it, in a browser."""
 
+import dataclasses
+
 import fixtures_browser
 import fixtures_pages
 import numpy as np
@@ -8,6 +10,7 @@ from fixtures_browser import opened, overflow
 
 from trashseg_jax import metrics
 from trashseg_jax.report import choice
+from trashseg_jax.report.page import write_html
 
 ELEVEN = 11
 
@@ -81,6 +84,20 @@ def test_a_run_of_one_image_and_one_without_a_log_have_a_page(browser, tmp_path,
     with opened(browser, path) as page:
         assert page.locator("#gallery figure").count() == images
         assert page.locator("#curves").count() == (1 if log else 0)
+
+
+def test_a_page_without_pictures_says_why(browser, tmp_path):
+    """As several processes leave it."""
+    names, per_image = fixtures_pages.class_names(2), fixtures_pages.confusions(3, 2)
+    details = fixtures_pages.details_of(per_image, log=tmp_path / "log.jsonl", most=0)
+    details = dataclasses.replace(details, confidence=None)
+    path = tmp_path / "report.html"
+    write_html(path, fixtures_pages.figures_of(per_image, names), details)
+    with opened(browser, path) as page:
+        assert page.get_by_text("This page has no pictures").is_visible()
+        page.locator("#matrix tbody td").nth(1).click()
+        assert page.locator("#cell li").count() == (per_image[:, 0, 1] > 0).sum() > 0
+        assert page.locator("#cell li button").count() == 0
 
 
 def test_a_click_on_a_heading_sorts_and_a_second_one_turns_the_order(browser, eleven):

@@ -45,6 +45,7 @@ def test_images_come_in_the_order_asked_for_with_their_own_names(prepared, batch
 
 
 def test_only_what_is_chosen_is_read():
-    chosen = Chosen({3: "c", 1: "a"}, [3, 1])
+    records = {3: {"id": 7}, 1: {"id": 5}}  # any other place would raise
+    chosen = Chosen(records, [3, 1])
     assert len(chosen) == 2
-    assert [chosen[0], chosen[1]] == ["c", "a"]
+    assert [chosen[0]["id"], chosen[1]["id"]] == [7, 5]

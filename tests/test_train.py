@@ -1,6 +1,7 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
 import dataclasses
+import io
 import json
 import os
 import resource
@@ -26,6 +27,8 @@ from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.refine import dense
 from trashseg_jax.report import table
+from trashseg_jax.report.confusions import load_confusions
+from trashseg_jax.report.pictures import load_pictures
 from trashseg_jax.run.checkpoint import Checkpoints
 from trashseg_jax.run.lock import RunLock
 
@@ -62,6 +65,23 @@ def test_run_leaves_the_documented_files(whole_run):
     }
     assert json.loads((workdir / "metrics.json").read_text()) == figures
     assert any((workdir / "tensorboard").iterdir())
+
+
+def test_what_compares_runs_is_of_the_images_by_their_files_names(whole_run, prepared):
+    workdir, figures = whole_run
+    names = [name for name, _ in prepared.images("val")]
+    images = load_confusions(workdir / "confusions.npz")
+    assert (images.names, images.classes) == (names, list(figures["iou"]))
+    assert images.per_image.sum(0).tolist() == figures["confusion"]
+    shown = load_pictures(workdir / "pictures.npz")
+    assert sorted(one.place for one in shown) == [*range(len(names))]
+    for one in shown:
+        assert one.name == names[one.place]
+        assert one.size == (64, 64)
+        # The page's picture has as many right pixels as the figures: the scenes are not scaled.
+        errors = np.array(Image.open(io.BytesIO(one.errors)).convert("RGBA"))[..., 3] > 0
+        confusion = images.per_image[one.place]
+        assert errors.sum() == 64 * 64 - np.trace(confusion)
 
 
 def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
@@ -341,14 +361,14 @@ def test_evaluation_adjusts_logits_by_the_priors_of_the_training_stream(tiny_con
 
 @needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
-    """Two evaluations of five images, but five refinements."""
+    """Two evaluations of five images, but five refinements; the report refines what it shows."""
     refine, seen = dense.refine, []
     monkeypatch.setattr(dense, "refine", lambda *a, **k: seen.append(1) or refine(*a, **k))
     config = tiny_config()
     config.crf.update({"enabled": True, "iterations": 1, "workers": 0})
     train.train(config, tmp_path)
     assert [e["step"] for e in read_log(tmp_path) if "miou" in e] == [2, 4]
-    assert len(seen) == 5
+    assert len(seen) == 5 + 5
 
 
 @needs_pydensecrf
@@ -556,7 +576,7 @@ def test_tensorboard_has_training_validation_classes_and_samples(whole_run):
     classes = {
         f"val/iou/{name.replace(' ', '_')}" for name, v in figures["iou"].items() if v is not None
     }
-    evaluation = {"val/loss", "val/miou", "val/sample0", "val/sample1"}
+    evaluation = {"val/loss", "val/miou", "val/boundary_miou", "val/sample0", "val/sample1"}
     assert tags[4] == training | evaluation | classes
     assert len(classes) > 1
 
