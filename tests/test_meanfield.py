@@ -8,7 +8,7 @@ import pytest
 from fixtures_dense import OPTIONS, WITHOUT_TERMS, brute_force, needs_pydensecrf, scene
 from scipy import spatial
 
-from trashseg_jax.refine import dense, engines, meanfield
+from trashseg_jax.refine import dense, engines, gaussian, meanfield
 
 EXACT = {"rank": 16, "tile": 4, "stride": 1}  # a landmark for each pixel
 
@@ -34,7 +34,7 @@ def test_landmark_for_each_pixel_is_exact(changes):
 
 def test_gaussian_is_that_of_its_window(monkeypatch):
     """Three pixels in each direction, and blocks of four rows or columns."""
-    monkeypatch.setattr(meanfield, "BLOCK", 4)
+    monkeypatch.setattr(gaussian, "BLOCK", 4)
     jax.clear_caches()
     options = OPTIONS | {"gaussian_sxy": 0.75, "bilateral_compat": 0.0, "gaussian_compat": 2.0}
     probs, image = photo(1)

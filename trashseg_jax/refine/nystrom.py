@@ -1,0 +1,150 @@
+"""The CRF's term of distance and colour: a Gaussian kernel through landmarks (Nyström's method).
+
+The kernel is smooth beside an image, so a tile of pixels spans few dimensions under it. Pixels of
+each tile are chosen as landmarks, and each pixel is represented by those of its tile (Williams &
+Seeger 2001), the choice being that of a pivoted Cholesky decomposition: always the pixel that is
+worst represented so far (Fine & Scheinberg 2001).
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+CANDIDATES = 16  # a tile's side: of about so many rows and columns landmarks are chosen
+LEAST_RESIDUAL = 1e-3  # of a landmark; one that is this well represented adds only rounding
+
+# On some accelerators products of float32 are otherwise rounded to fewer bits.
+_einsum = partial(jnp.einsum, precision="highest")
+
+
+class Landmarks(NamedTuple):
+    """The kernel between sources: `onto`^T `between` `onto`, and `rest` of one with itself."""
+
+    features: Float[Array, "t 5 r"]
+    inverse: Float[Array, "t r r"]  # of the kernel between a tile's landmarks
+    between: Float[Array, "l l"]  # the kernel between all landmarks, l = t r
+    onto: Float[Array, "t r n"]  # weights of its tile's landmarks for a source
+    rest: Float[Array, "t n"]
+
+
+def features_of(image: UInt8[Array, "h w 3"], *, sxy: Any, srgb: Any) -> Float[Array, "5 h w"]:
+    """Returns place and colour in standard deviations."""
+    rows, columns = jnp.mgrid[: image.shape[0], : image.shape[1]] / sxy
+    return jnp.concatenate([jnp.stack([rows, columns]), image.transpose(2, 0, 1) / srgb])
+
+
+def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
+    """Returns the Gaussian between features, by differences.
+
+    The expansion into products would lose the small ones among the digits, and is no faster.
+    """
+    differences = (a[:, i, :, None] - b[:, i, None] for i in range(5))
+    return jnp.exp(-sum(difference**2 for difference in differences) / 2)
+
+
+def choose_landmarks(
+    features: Float[Array, "5 h w"], inside: Bool[Array, "h w"], *, rank: int, tile: int
+) -> Landmarks:
+    """Returns the kernel between sources, through `rank` landmarks of each of their tiles."""
+    features = to_tiles(features, tile)  # t 5 n
+    within = to_tiles(inside[None].astype(jnp.float32), tile)  # t 1 n
+    step = max(1, tile // CANDIDATES)
+    places = np.arange(tile * tile).reshape(tile, tile)[::step, ::step].ravel()
+    chosen, inverse = pivoted_cholesky(features[..., places], within[:, 0, places], rank=rank)
+    seen = kernel(chosen, features) * within  # t r n
+    onto = _einsum("trs,tsn->trn", inverse, seen)
+    rest = jnp.maximum(within[:, 0] - (onto * seen).sum(1), 0)
+    everywhere = chosen.swapaxes(0, 1).reshape(1, 5, -1)  # 1 5 l
+    return Landmarks(chosen, inverse, kernel(everywhere, everywhere)[0], onto, rest)
+
+
+def pivoted_cholesky(
+    candidates: Float[Array, "t 5 c"], within: Float[Array, "t c"], *, rank: int
+) -> tuple[Float[Array, "t 5 r"], Float[Array, "t r r"]]:
+    """Chooses landmarks of each tile; returns their features and their kernel's inverse.
+
+    Where fewer than `rank` represent all candidates, the others are infinitely far from any pixel.
+    """
+    tiles, _, count = candidates.shape
+
+    def choose(step, state):
+        columns, residual, chosen, whiten = state
+        best = residual.argmax(1)[:, None, None]  # t 1 1
+        left = jnp.take_along_axis(residual, best[..., 0], 1)  # t 1
+        useful = left > LEAST_RESIDUAL
+        root = jnp.sqrt(jnp.where(useful, left, 1))
+        feature = jnp.take_along_axis(candidates, best, 2)  # t 5 1
+        row = jnp.take_along_axis(columns, best, 2)  # t r 1
+        column = kernel(feature, candidates)[:, 0] - (columns * row).sum(1)
+        column = jnp.where(useful & (within > 0), column / root, 0)
+        # A row of the inverse of the Cholesky factor, by forward substitution.
+        unit = (jnp.eye(rank)[step] - (whiten * row).sum(1)) / root
+        return (
+            columns.at[:, step].set(column),
+            jnp.maximum(residual - column**2, 0),
+            # Finite, as 0 times infinity is NaN.
+            chosen.at[:, :, step].set(jnp.where(useful, feature[..., 0], 1e6)),
+            whiten.at[:, step].set(jnp.where(useful, unit, 0)),
+        )
+
+    columns, whiten = jnp.zeros((tiles, rank, count)), jnp.zeros((tiles, rank, rank))
+    start = (columns, within, jnp.zeros((tiles, 5, rank)), whiten)
+    _, _, chosen, whiten = jax.lax.fori_loop(0, rank, choose, start)
+    return chosen, _einsum("tsa,tsb->tab", whiten, whiten)
+
+
+def between_sources(
+    x: Float[Array, "k h w"], landmarks: Landmarks, *, tile: int
+) -> Float[Array, "k h w"]:
+    """Sums over all sources, weighted by the kernel, for each source."""
+    height, width = x.shape[1:]
+    x = to_tiles(x, tile)
+    message = _einsum("tkr,trn->tkn", _at_landmarks(x, landmarks), landmarks.onto)
+    return from_tiles(message + landmarks.rest[:, None] * x, height, width)
+
+
+def to_pixels(
+    x: Float[Array, "k h w"],
+    features: Float[Array, "5 H W"],
+    landmarks: Landmarks,
+    *,
+    tile: int,
+    stride: int,
+) -> Float[Array, "k H W"]:
+    """The same sum for each pixel, the sources being `stride` pixels apart; `tile` is in pixels."""
+    height, width = features.shape[1:]
+    x = to_tiles(x, tile // stride)
+    weights = _einsum("tkr,trs->tks", _at_landmarks(x, landmarks), landmarks.inverse)
+    seen = kernel(landmarks.features, to_tiles(features, tile))  # t r N
+    message = from_tiles(_einsum("tkr,trn->tkn", weights, seen), height, width)
+    own = from_tiles(landmarks.rest[:, None] * x, height // stride, width // stride)
+    between = (0, stride - 1, stride - 1)  # zeros, as the others send nothing to themselves
+    return message + jax.lax.pad(own, jnp.float32(0), ((0, 0, 0), between, between))
+
+
+def _at_landmarks(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k r"]:
+    """Sums over all sources, weighted by the kernel, for each landmark."""
+    gathered = _einsum("tkn,trn->trk", x, landmarks.onto)
+    tiles, rank, channels = gathered.shape
+    spread = _einsum("ml,lk->mk", landmarks.between, gathered.reshape(-1, channels))
+    return spread.reshape(tiles, rank, channels).swapaxes(1, 2)
+
+
+def to_tiles(x: Float[Array, "k h w"], tile: int) -> Float[Array, "t k n"]:
+    """Cuts an image into square tiles of n pixels, row by row."""
+    channels, height, width = x.shape
+    x = x.reshape(channels, height // tile, tile, width // tile, tile)
+    return x.transpose(1, 3, 0, 2, 4).reshape(-1, channels, tile * tile)
+
+
+def from_tiles(x: Float[Array, "t k n"], height: int, width: int) -> Float[Array, "k h w"]:
+    """Puts tiles together again."""
+    channels, tile = x.shape[1], math.isqrt(x.shape[2])
+    x = x.reshape(height // tile, width // tile, channels, tile, tile)
+    x = x.transpose(2, 0, 3, 1, 4).reshape(channels, height, width)
+    return jax.lax.optimization_barrier(x)
