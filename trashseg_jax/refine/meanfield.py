@@ -10,7 +10,6 @@ enough for that: only these sources need an iteration, and the last one asks for
 """
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Shaped, UInt8
 
 from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.refine import gaussian, nystrom
@@ -59,8 +58,8 @@ class Alike(NamedTuple):
 class Problem(NamedTuple):
     """An image, its sides multiples of a tile's, and the terms; None is one that is left out."""
 
-    probs: Float[Array, "H W k"]
-    image: UInt8[Array, "H W 3"]
+    log_p: Float[Array, "k H W"]
+    features: Float[Array, "t 5 N"] | None  # place and colour in standard deviations, by tile
     inside: Bool[Array, "H W"]  # False for padding
     near: Near | None
     alike: Alike | None
@@ -74,8 +73,8 @@ class Sources(NamedTuple):
     """
 
     log_p: Float[Array, "k h w"]
-    near_weight: Float[Array, "h w"] | None
-    alike_weight: Float[Array, "h w"] | None
+    near_weight: Float[Array, "1 h w"] | None
+    alike_weight: Float[Array, "t 1 n"] | None
     landmarks: nystrom.Landmarks | None
 
 
@@ -148,13 +147,10 @@ def scores(
     stride = stride or longest_stride(gaussian_sxy if gaussian_compat else math.inf)
     tile = tile or tile_side(side, bilateral_sxy, stride=stride)
     grid = Grid(stride, tile, min(rank, (tile // stride) ** 2), gaussian.reach(gaussian_sxy, side))
-    problem = Problem(
-        *_pad(probs, image, side=side, tile=tile),
-        near if gaussian_compat else None,
-        alike if bilateral_compat else None,
-    )
+    terms = (near if gaussian_compat else None), (alike if bilateral_compat else None)
+    problem = _compiled(lay_out)(*_pad(probs, image, side=side, tile=tile), *terms, grid)
     if not iterations:
-        return _compiled(_log_probs)(problem.probs)
+        return problem.log_p
     sources = _compiled(prepare)(problem, grid)
     q = jax.nn.softmax(sources.log_p, 0)
     for _ in range(iterations - 1):  # here: a loop on the device has slow products on CPUs
@@ -179,85 +175,104 @@ def _pad(probs, image, *, side, tile):
     rows, columns = (-(-max(n, side) // tile) * tile for n in (height, width))
     inside = np.zeros((rows, columns), bool)
     inside[:height, :width] = True
-    if (rows, columns) != (height, width):
-        padding = ((0, rows - height), (0, columns - width), (0, 0))
-        probs, image = np.pad(probs, padding), np.pad(image, padding)
-    return jax.device_put((probs, image, inside))
+    padding = ((0, rows - height), (0, columns - width), (0, 0))
+    return np.pad(probs, padding), np.pad(image, padding), inside
 
 
 @functools.cache
 def _compiled(step: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a step jitted for the backend, which an import must not choose."""
-    static = [name for name in inspect.signature(step).parameters if name == "grid"]
-    return jax.jit(step, static_argnames=static, compiler_options=compiler_options())
+    return jax.jit(step, static_argnames="grid", compiler_options=compiler_options())
+
+
+def lay_out(
+    probs: Float[Array, "H W k"],
+    image: UInt8[Array, "H W 3"],
+    inside: Bool[Array, "H W"],
+    near: Near | None,
+    alike: Alike | None,
+    grid: Grid,
+) -> Problem:
+    """Returns the problem in the order in which it is worked at.
+
+    A program of its own: fused into the next ones, its parts would be computed many times over.
+    """
+    log_p = jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)
+    features = None
+    if alike is not None:
+        place = jnp.mgrid[: image.shape[0], : image.shape[1]] / alike.sxy
+        features = jnp.concatenate([place, image.transpose(2, 0, 1) / alike.srgb])
+        features = nystrom.to_tiles(features, grid.tile)
+    return Problem(log_p, features, inside, near, alike)
 
 
 def prepare(problem: Problem, grid: Grid) -> Sources:
     """Returns the terms between the sources: the pixels at the stride."""
-    stride, near, alike = grid.stride, problem.near, problem.alike
-    inside = problem.inside[::stride, ::stride]
-    ones = inside[None].astype(jnp.float32)
+    inside = _at_stride(problem.inside[None], grid)
     near_weight = alike_weight = landmarks = None
-    if near is not None:
-        near_weight = _weight(_blur_sources(ones, near, grid)[0], inside)
-    if alike is not None:
-        features = _features(problem)[:, ::stride, ::stride]
-        tile = grid.tile // stride
-        landmarks = nystrom.choose_landmarks(features, inside, rank=grid.rank, tile=tile)
-        total = nystrom.between_sources(ones, landmarks, tile=tile)
-        alike_weight = _weight(total[0], inside)
-    log_p = _log_probs(problem.probs[::stride, ::stride])
-    return Sources(log_p, near_weight, alike_weight, landmarks)
-
-
-def update(q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid) -> Array:
-    """One iteration of the sources: Q is proportional to P exp(the messages of both terms)."""
-    score = sources.log_p
     if problem.near is not None:
-        weight = sources.near_weight
-        message = _blur_sources(q * weight, problem.near, grid)
-        score += problem.near.compat * weight * message
+        total = _blur(inside.astype(jnp.float32), problem.near, grid, to_stride=grid.stride)
+        near_weight = _weight(total, inside)
     if problem.alike is not None:
+        features = nystrom.sources_of(problem.features, grid.stride)
+        within = nystrom.to_tiles(inside, grid.tile // grid.stride)
+        landmarks = nystrom.choose_landmarks(features, within[:, 0], rank=grid.rank)
+        total = nystrom.between_sources(within.astype(jnp.float32), landmarks)
+        alike_weight = _weight(total, within)
+    return Sources(_at_stride(problem.log_p, grid), near_weight, alike_weight, landmarks)
+
+
+def update(
+    q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid
+) -> Float[Array, "k h w"]:
+    """One iteration of the sources: Q is proportional to P exp(the messages of both terms)."""
+    near, alike = problem.near, problem.alike
+    score = sources.log_p
+    if near is not None:
+        weight = sources.near_weight
+        message = _blur(q * weight, near, grid, to_stride=grid.stride)
+        score += near.compat * weight * message
+    if alike is not None:
         weight = sources.alike_weight
-        tile = grid.tile // grid.stride
-        message = nystrom.between_sources(q * weight, sources.landmarks, tile=tile)
-        score += problem.alike.compat * weight * message
+        sent = nystrom.to_tiles(q, grid.tile // grid.stride) * weight
+        message = nystrom.between_sources(sent, sources.landmarks)
+        score += nystrom.from_tiles(alike.compat * weight * message, *q.shape[1:])
     return jax.nn.softmax(score, 0)
 
 
-def finish(q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid) -> Array:
-    """The last iteration, of all pixels, from the sources' Q: k H W."""
-    stride, near, alike = grid.stride, problem.near, problem.alike
-    score = _log_probs(problem.probs)
-    ones = problem.inside[None, ::stride, ::stride].astype(jnp.float32)  # their sum is a pixel's D
+def finish(
+    q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid
+) -> Float[Array, "k H W"]:
+    """The last iteration, of all pixels, from the sources' Q."""
+    near, alike, inside = problem.near, problem.alike, problem.inside[None]
+    ones = _at_stride(inside, grid).astype(jnp.float32)  # their sum is a pixel's D
+    score = problem.log_p
     if near is not None:
         sent = jnp.concatenate([q * sources.near_weight, ones])
-        summed = gaussian.blur(sent, near.sxy, reach=grid.reach, stride=stride, to_stride=1)
-        score += near.compat * _weight(summed[-1], problem.inside) * summed[:-1]
+        summed = _blur(sent, near, grid, to_stride=1)
+        score += near.compat * _weight(summed[-1:], inside) * summed[:-1]
     if alike is not None:
-        sent = jnp.concatenate([q * sources.alike_weight, ones])
-        summed = nystrom.to_pixels(
-            sent, _features(problem), sources.landmarks, tile=grid.tile, stride=stride
-        )
-        score += alike.compat * _weight(summed[-1], problem.inside) * summed[:-1]
+        sent, ones = (nystrom.to_tiles(x, grid.tile // grid.stride) for x in (q, ones))
+        sent = jnp.concatenate([sent * sources.alike_weight, ones], 1)
+        summed = nystrom.to_pixels(sent, sources.landmarks, problem.features)
+        weight = _weight(summed[:, -1:], nystrom.to_tiles(inside, grid.tile))
+        message = alike.compat * weight * summed[:, :-1]
+        score += nystrom.from_tiles(message, *inside.shape[1:])
     return score
 
 
-def _features(problem: Problem) -> Float[Array, "5 H W"]:
-    alike = problem.alike
-    return nystrom.features_of(problem.image, sxy=alike.sxy, srgb=alike.srgb)
+def _at_stride(x: Shaped[Array, "k H W"], grid: Grid) -> Shaped[Array, "k h w"]:
+    return x[:, :: grid.stride, :: grid.stride]
 
 
-def _blur_sources(x: Float[Array, "k h w"], near: Near, grid: Grid) -> Float[Array, "k h w"]:
-    stride = grid.stride
-    return gaussian.blur(x, near.sxy, reach=grid.reach, stride=stride, to_stride=stride)
+def _blur(
+    x: Float[Array, "k h w"], near: Near, grid: Grid, *, to_stride: int
+) -> Float[Array, "k H W"]:
+    """Sums over sources for pixels at another stride."""
+    reach, stride = grid.reach, grid.stride
+    return gaussian.blur(x, near.sxy, reach=reach, stride=stride, to_stride=to_stride)
 
 
-def _log_probs(probs: Float[Array, "h w k"]) -> Float[Array, "k h w"]:
-    log_p = jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)
-    return jax.lax.optimization_barrier(log_p)
-
-
-def _weight(total: Float[Array, "h w"], inside: Bool[Array, "h w"]) -> Float[Array, "h w"]:
+def _weight(total: Float[Array, "*b n"], inside: Bool[Array, "*b n"]) -> Float[Array, "*b n"]:
     """Returns D^-1/2 of a kernel, 0 for a pixel that nothing is like."""
     return jnp.where(inside & (total > 1e-3), jax.lax.rsqrt(jnp.maximum(total, 1e-3)), 0)

@@ -8,12 +8,12 @@ worst represented so far (Fine & Scheinberg 2001).
 
 import math
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped
 
 CANDIDATES = 16  # a tile's side: of about so many rows and columns landmarks are chosen
 LEAST_RESIDUAL = 1e-3  # of a landmark; one that is this well represented adds only rounding
@@ -32,12 +32,6 @@ class Landmarks(NamedTuple):
     rest: Float[Array, "t n"]
 
 
-def features_of(image: UInt8[Array, "h w 3"], *, sxy: Any, srgb: Any) -> Float[Array, "5 h w"]:
-    """Returns place and colour in standard deviations."""
-    rows, columns = jnp.mgrid[: image.shape[0], : image.shape[1]] / sxy
-    return jnp.concatenate([jnp.stack([rows, columns]), image.transpose(2, 0, 1) / srgb])
-
-
 def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
     """Returns the Gaussian between features, by differences.
 
@@ -48,23 +42,22 @@ def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "
 
 
 def choose_landmarks(
-    features: Float[Array, "5 h w"], inside: Bool[Array, "h w"], *, rank: int, tile: int
+    features: Float[Array, "t 5 n"], within: Bool[Array, "t n"], *, rank: int
 ) -> Landmarks:
-    """Returns the kernel between sources, through `rank` landmarks of each of their tiles."""
-    features = to_tiles(features, tile)  # t 5 n
-    within = to_tiles(inside[None].astype(jnp.float32), tile)  # t 1 n
-    step = max(1, tile // CANDIDATES)
-    places = np.arange(tile * tile).reshape(tile, tile)[::step, ::step].ravel()
-    chosen, inverse = pivoted_cholesky(features[..., places], within[:, 0, places], rank=rank)
-    seen = kernel(chosen, features) * within  # t r n
+    """Returns the kernel between the sources that are `within`, through `rank` of each tile."""
+    side = math.isqrt(features.shape[2])
+    step = max(1, side // CANDIDATES)
+    places = np.arange(side**2).reshape(side, side)[::step, ::step].ravel()
+    chosen, inverse = pivoted_cholesky(features[..., places], within[:, places], rank=rank)
+    seen = kernel(chosen, features) * within[:, None]  # t r n
     onto = _einsum("trs,tsn->trn", inverse, seen)
-    rest = jnp.maximum(within[:, 0] - (onto * seen).sum(1), 0)
+    rest = jnp.maximum(within - (onto * seen).sum(1), 0)
     everywhere = chosen.swapaxes(0, 1).reshape(1, 5, -1)  # 1 5 l
     return Landmarks(chosen, inverse, kernel(everywhere, everywhere)[0], onto, rest)
 
 
 def pivoted_cholesky(
-    candidates: Float[Array, "t 5 c"], within: Float[Array, "t c"], *, rank: int
+    candidates: Float[Array, "t 5 c"], within: Bool[Array, "t c"], *, rank: int
 ) -> tuple[Float[Array, "t 5 r"], Float[Array, "t r r"]]:
     """Chooses landmarks of each tile; returns their features and their kernel's inverse.
 
@@ -81,7 +74,7 @@ def pivoted_cholesky(
         feature = jnp.take_along_axis(candidates, best, 2)  # t 5 1
         row = jnp.take_along_axis(columns, best, 2)  # t r 1
         column = kernel(feature, candidates)[:, 0] - (columns * row).sum(1)
-        column = jnp.where(useful & (within > 0), column / root, 0)
+        column = jnp.where(useful & within, column / root, 0)
         # A row of the inverse of the Cholesky factor, by forward substitution.
         unit = (jnp.eye(rank)[step] - (whiten * row).sum(1)) / root
         return (
@@ -93,38 +86,24 @@ def pivoted_cholesky(
         )
 
     columns, whiten = jnp.zeros((tiles, rank, count)), jnp.zeros((tiles, rank, rank))
-    start = (columns, within, jnp.zeros((tiles, 5, rank)), whiten)
+    start = (columns, within.astype(jnp.float32), jnp.zeros((tiles, 5, rank)), whiten)
     _, _, chosen, whiten = jax.lax.fori_loop(0, rank, choose, start)
     return chosen, _einsum("tsa,tsb->tab", whiten, whiten)
 
 
-def between_sources(
-    x: Float[Array, "k h w"], landmarks: Landmarks, *, tile: int
-) -> Float[Array, "k h w"]:
+def between_sources(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k n"]:
     """Sums over all sources, weighted by the kernel, for each source."""
-    height, width = x.shape[1:]
-    x = to_tiles(x, tile)
     message = _einsum("tkr,trn->tkn", _at_landmarks(x, landmarks), landmarks.onto)
-    return from_tiles(message + landmarks.rest[:, None] * x, height, width)
+    return message + landmarks.rest[:, None] * x
 
 
 def to_pixels(
-    x: Float[Array, "k h w"],
-    features: Float[Array, "5 H W"],
-    landmarks: Landmarks,
-    *,
-    tile: int,
-    stride: int,
-) -> Float[Array, "k H W"]:
-    """The same sum for each pixel, the sources being `stride` pixels apart; `tile` is in pixels."""
-    height, width = features.shape[1:]
-    x = to_tiles(x, tile // stride)
+    x: Float[Array, "t k n"], landmarks: Landmarks, features: Float[Array, "t 5 N"]
+) -> Float[Array, "t k N"]:
+    """The same sum for each pixel of the tiles, of which the sources are some."""
     weights = _einsum("tkr,trs->tks", _at_landmarks(x, landmarks), landmarks.inverse)
-    seen = kernel(landmarks.features, to_tiles(features, tile))  # t r N
-    message = from_tiles(_einsum("tkr,trn->tkn", weights, seen), height, width)
-    own = from_tiles(landmarks.rest[:, None] * x, height // stride, width // stride)
-    between = (0, stride - 1, stride - 1)  # zeros, as the others send nothing to themselves
-    return message + jax.lax.pad(own, jnp.float32(0), ((0, 0, 0), between, between))
+    message = _einsum("tkr,trn->tkn", weights, kernel(landmarks.features, features))
+    return message + at_sources(landmarks.rest[:, None] * x, features.shape[2])
 
 
 def _at_landmarks(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k r"]:
@@ -135,7 +114,23 @@ def _at_landmarks(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array
     return spread.reshape(tiles, rank, channels).swapaxes(1, 2)
 
 
-def to_tiles(x: Float[Array, "k h w"], tile: int) -> Float[Array, "t k n"]:
+def sources_of(x: Shaped[Array, "t k N"], stride: int) -> Shaped[Array, "t k n"]:
+    """Returns every so many rows and columns of each tile."""
+    tile = math.isqrt(x.shape[2])
+    x = x.reshape(*x.shape[:2], tile, tile)[:, :, ::stride, ::stride]
+    return x.reshape(*x.shape[:2], -1)
+
+
+def at_sources(x: Float[Array, "t k n"], count: int) -> Float[Array, "t k N"]:
+    """Returns zeros for the `count` pixels of each tile but the sources, of which `x` is."""
+    side, tile = math.isqrt(x.shape[2]), math.isqrt(count)
+    between = (0, tile // side - 1, tile // side - 1)
+    x = x.reshape(*x.shape[:2], side, side)
+    x = jax.lax.pad(x, jnp.float32(0), ((0, 0, 0), (0, 0, 0), between, between))
+    return x.reshape(*x.shape[:2], count)
+
+
+def to_tiles(x: Shaped[Array, "k h w"], tile: int) -> Shaped[Array, "t k n"]:
     """Cuts an image into square tiles of n pixels, row by row."""
     channels, height, width = x.shape
     x = x.reshape(channels, height // tile, tile, width // tile, tile)
@@ -146,5 +141,4 @@ def from_tiles(x: Float[Array, "t k n"], height: int, width: int) -> Float[Array
     """Puts tiles together again."""
     channels, tile = x.shape[1], math.isqrt(x.shape[2])
     x = x.reshape(height // tile, width // tile, channels, tile, tile)
-    x = x.transpose(2, 0, 3, 1, 4).reshape(channels, height, width)
-    return jax.lax.optimization_barrier(x)
+    return x.transpose(2, 0, 3, 1, 4).reshape(channels, height, width)
