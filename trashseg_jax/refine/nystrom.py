@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 CANDIDATES = 16  # a tile's side: of about so many rows and columns landmarks are chosen
 LEAST_RESIDUAL = 1e-3  # of a landmark; one that is this well represented adds only rounding
+AT_ONCE = 8  # tiles whose pixels' kernel is held at a time
+FAR = 1e6  # from any pixel, a feature of a landmark that is not needed; 0 times infinity is NaN
 
 # On some accelerators products of float32 are otherwise rounded to fewer bits.
 _einsum = partial(jnp.einsum, precision="highest")
@@ -32,13 +34,19 @@ class Landmarks(NamedTuple):
     rest: Float[Array, "t n"]
 
 
-def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
-    """Returns the Gaussian between features, by differences.
+def squared_distance(
+    a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]
+) -> Float[Array, "t r n"]:
+    """Returns it by differences.
 
     The expansion into products would lose the small ones among the digits, and is no faster.
     """
-    differences = (a[:, i, :, None] - b[:, i, None] for i in range(5))
-    return jnp.exp(-sum(difference**2 for difference in differences) / 2)
+    return sum((a[:, i, :, None] - b[:, i, None]) ** 2 for i in range(5))
+
+
+def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
+    """Returns the Gaussian between features."""
+    return jnp.exp(-squared_distance(a, b) / 2)
 
 
 def choose_landmarks(
@@ -48,12 +56,25 @@ def choose_landmarks(
     side = math.isqrt(features.shape[2])
     step = max(1, side // CANDIDATES)
     places = np.arange(side**2).reshape(side, side)[::step, ::step].ravel()
-    chosen, inverse = pivoted_cholesky(features[..., places], within[:, places], rank=rank)
+    chosen, _ = pivoted_cholesky(features[..., places], within[:, places], rank=rank)
+    chosen = move_to_means(chosen, features, within)
+    chosen, inverse = pivoted_cholesky(chosen, chosen[:, 0] < FAR, rank=rank)
     seen = kernel(chosen, features) * within[:, None]  # t r n
     onto = _einsum("trs,tsn->trn", inverse, seen)
     rest = jnp.maximum(within - (onto * seen).sum(1), 0)
     everywhere = chosen.swapaxes(0, 1).reshape(1, 5, -1)  # 1 5 l
     return Landmarks(chosen, inverse, kernel(everywhere, everywhere)[0], onto, rest)
+
+
+def move_to_means(
+    chosen: Float[Array, "t 5 r"], features: Float[Array, "t 5 n"], within: Bool[Array, "t n"]
+) -> Float[Array, "t 5 r"]:
+    """Moves each landmark to the mean of the pixels that it is the nearest one of."""
+    distance = squared_distance(chosen, features)  # t r n
+    nearest = (distance == distance.min(1, keepdims=True)) & within[:, None]
+    count = nearest.sum(2)[:, None]  # t 1 r
+    total = _einsum("tin,trn->tir", features, nearest.astype(jnp.float32))
+    return jnp.where(count > 0, total / jnp.maximum(count, 1), chosen)
 
 
 def pivoted_cholesky(
@@ -80,8 +101,7 @@ def pivoted_cholesky(
         return (
             columns.at[:, step].set(column),
             jnp.maximum(residual - column**2, 0),
-            # Finite, as 0 times infinity is NaN.
-            chosen.at[:, :, step].set(jnp.where(useful, feature[..., 0], 1e6)),
+            chosen.at[:, :, step].set(jnp.where(useful, feature[..., 0], FAR)),
             whiten.at[:, step].set(jnp.where(useful, unit, 0)),
         )
 
@@ -102,7 +122,12 @@ def to_pixels(
 ) -> Float[Array, "t k N"]:
     """The same sum for each pixel of the tiles, of which the sources are some."""
     weights = _einsum("tkr,trs->tks", _at_landmarks(x, landmarks), landmarks.inverse)
-    message = _einsum("tkr,trn->tkn", weights, kernel(landmarks.features, features))
+    parts = []
+    for start in range(0, len(x), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        seen = kernel(landmarks.features[some], features[some])
+        parts.append(_einsum("tkr,trn->tkn", weights[some], seen))
+    message = jnp.concatenate(parts)
     return message + at_sources(landmarks.rest[:, None] * x, features.shape[2])
 
 
@@ -123,11 +148,12 @@ def sources_of(x: Shaped[Array, "t k N"], stride: int) -> Shaped[Array, "t k n"]
 
 def at_sources(x: Float[Array, "t k n"], count: int) -> Float[Array, "t k N"]:
     """Returns zeros for the `count` pixels of each tile but the sources, of which `x` is."""
-    side, tile = math.isqrt(x.shape[2]), math.isqrt(count)
-    between = (0, tile // side - 1, tile // side - 1)
-    x = x.reshape(*x.shape[:2], side, side)
-    x = jax.lax.pad(x, jnp.float32(0), ((0, 0, 0), (0, 0, 0), between, between))
-    return x.reshape(*x.shape[:2], count)
+    tiles, channels, sources = x.shape
+    side = math.isqrt(sources)
+    stride = math.isqrt(count) // side
+    first = np.zeros((stride, 1, stride), np.float32)
+    first[0, 0, 0] = 1
+    return (x.reshape(tiles, channels, side, 1, side, 1) * first).reshape(tiles, channels, count)
 
 
 def to_tiles(x: Shaped[Array, "k h w"], tile: int) -> Shaped[Array, "t k n"]:
