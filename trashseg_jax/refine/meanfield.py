@@ -155,7 +155,8 @@ def scores(
     q = jax.nn.softmax(sources.log_p, 0)
     for _ in range(iterations - 1):  # here: a loop on the device has slow products on CPUs
         q = _compiled(update)(q, sources, problem, grid)
-    return _compiled(finish)(q, sources, problem, grid)
+    near_score = _compiled(add_near)(q, sources, problem, grid)
+    return _compiled(add_alike)(near_score, q, sources, problem, grid)
 
 
 def longest_stride(sxy: float) -> int:
@@ -175,8 +176,10 @@ def _pad(probs, image, *, side, tile):
     rows, columns = (-(-max(n, side) // tile) * tile for n in (height, width))
     inside = np.zeros((rows, columns), bool)
     inside[:height, :width] = True
-    padding = ((0, rows - height), (0, columns - width), (0, 0))
-    return np.pad(probs, padding), np.pad(image, padding), inside
+    if (rows, columns) != (height, width):  # or 12 MB would be copied for nothing
+        padding = ((0, rows - height), (0, columns - width), (0, 0))
+        probs, image = np.pad(probs, padding), np.pad(image, padding)
+    return probs, image, inside
 
 
 @functools.cache
@@ -240,25 +243,38 @@ def update(
     return jax.nn.softmax(score, 0)
 
 
-def finish(
+def add_near(
     q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid
 ) -> Float[Array, "k H W"]:
-    """The last iteration, of all pixels, from the sources' Q."""
-    near, alike, inside = problem.near, problem.alike, problem.inside[None]
-    ones = _at_stride(inside, grid).astype(jnp.float32)  # their sum is a pixel's D
-    score = problem.log_p
-    if near is not None:
-        sent = jnp.concatenate([q * sources.near_weight, ones])
-        summed = _blur(sent, near, grid, to_stride=1)
-        score += near.compat * _weight(summed[-1:], inside) * summed[:-1]
-    if alike is not None:
-        sent, ones = (nystrom.to_tiles(x, grid.tile // grid.stride) for x in (q, ones))
-        sent = jnp.concatenate([sent * sources.alike_weight, ones], 1)
-        summed = nystrom.to_pixels(sent, sources.landmarks, problem.features)
-        weight = _weight(summed[:, -1:], nystrom.to_tiles(inside, grid.tile))
-        message = alike.compat * weight * summed[:, :-1]
-        score += nystrom.from_tiles(message, *inside.shape[1:])
-    return score
+    """Returns the log probabilities plus the message of distance alone to all pixels."""
+    if problem.near is None:
+        return problem.log_p
+    inside = problem.inside[None]
+    ones = _at_stride(inside, grid).astype(jnp.float32)  # whose sum is a pixel's D
+    sent = jnp.concatenate([q * sources.near_weight, ones])
+    summed = _blur(sent, problem.near, grid, to_stride=1)
+    return problem.log_p + problem.near.compat * _weight(summed[-1:], inside) * summed[:-1]
+
+
+def add_alike(
+    score: Float[Array, "k H W"],
+    q: Float[Array, "k h w"],
+    sources: Sources,
+    problem: Problem,
+    grid: Grid,
+) -> Float[Array, "k H W"]:
+    """Adds the message of distance and colour to all pixels."""
+    if problem.alike is None:
+        return score
+    inside = problem.inside[None]
+    tile = grid.tile // grid.stride
+    sent = nystrom.to_tiles(q, tile) * sources.alike_weight
+    ones = nystrom.to_tiles(_at_stride(inside, grid).astype(jnp.float32), tile)
+    sent = jnp.concatenate([sent, ones], 1)
+    summed = nystrom.to_pixels(sent, sources.landmarks, problem.features)
+    weight = _weight(summed[:, -1:], nystrom.to_tiles(inside, grid.tile))
+    message = problem.alike.compat * weight * summed[:, :-1]
+    return score + nystrom.from_tiles(message, *inside.shape[1:])
 
 
 def _at_stride(x: Shaped[Array, "k H W"], grid: Grid) -> Shaped[Array, "k h w"]:
