@@ -41,41 +41,23 @@ class Grid(NamedTuple):
 
 
 class Near(NamedTuple):
-    """The term of distance alone: scalars, which may change without a compilation."""
+    """The term of distance alone. A weight is D^-1/2 of a source, D being its kernel's row sum.
 
-    sxy: Any
-    compat: Any
+    The kernel K becomes D^-1/2 K D^-1/2: pydensecrf's NORMALIZE_SYMMETRIC.
+    """
+
+    sxy: Float[Array, ""]
+    compat: Float[Array, ""]
+    weight: Float[Array, "1 h w"]
 
 
 class Alike(NamedTuple):
-    """The term of distance and colour."""
+    """The term of distance and colour, tile by tile."""
 
-    sxy: Any
-    srgb: Any
-    compat: Any
-
-
-class Problem(NamedTuple):
-    """An image, its sides multiples of a tile's, and the terms; None is one that is left out."""
-
-    log_p: Float[Array, "k H W"]
-    features: Float[Array, "t 5 N"] | None  # place and colour in standard deviations, by tile
-    inside: Bool[Array, "H W"]  # False for padding
-    near: Near | None
-    alike: Alike | None
-
-
-class Sources(NamedTuple):
-    """What does not change with the iterations.
-
-    A weight is 0 outside the image. A kernel K with row sums D becomes D^-1/2 K D^-1/2, which is
-    pydensecrf's NORMALIZE_SYMMETRIC.
-    """
-
-    log_p: Float[Array, "k h w"]
-    near_weight: Float[Array, "1 h w"] | None
-    alike_weight: Float[Array, "t 1 n"] | None
-    landmarks: nystrom.Landmarks | None
+    compat: Float[Array, ""]
+    features: Float[Array, "t 5 N"]  # of all pixels
+    landmarks: nystrom.Landmarks
+    weight: Float[Array, "t 1 n"]
 
 
 class Pending:
@@ -141,22 +123,35 @@ def scores(
     stride: int = 0,
 ) -> Float[Array, "k H W"]:
     """Returns what Q is the softmax of, with the padding that makes whole tiles of the image."""
-    near = Near(*map(np.float32, (gaussian_sxy, gaussian_compat)))
-    alike = Alike(*map(np.float32, (bilateral_sxy, bilateral_srgb, bilateral_compat)))
     side = max(*probs.shape[:2], side)
     stride = stride or longest_stride(gaussian_sxy if gaussian_compat else math.inf)
     tile = tile or tile_side(side, bilateral_sxy, stride=stride)
     grid = Grid(stride, tile, min(rank, (tile // stride) ** 2), gaussian.reach(gaussian_sxy, side))
-    terms = (near if gaussian_compat else None), (alike if bilateral_compat else None)
-    problem = _compiled(lay_out)(*_pad(probs, image, side=side, tile=tile), *terms, grid)
+    probs, image, inside = _pad(probs, image, side=side, tile=tile)
+    log_p = log_probs(probs)
     if not iterations:
-        return problem.log_p
-    sources = _compiled(prepare)(problem, grid)
-    q = jax.nn.softmax(sources.log_p, 0)
-    for _ in range(iterations - 1):  # here: a loop on the device has slow products on CPUs
-        q = _compiled(update)(q, sources, problem, grid)
-    near_score = _compiled(add_near)(q, sources, problem, grid)
-    return _compiled(add_alike)(near_score, q, sources, problem, grid)
+        return log_p
+
+    # What does not change with the iterations.
+    near = alike = None
+    if gaussian_compat:
+        near = _compiled(make_near)(inside, gaussian_sxy, gaussian_compat, grid)
+    if bilateral_compat:
+        features = _compiled(make_features)(image, bilateral_sxy, bilateral_srgb, grid)
+        alike = _compiled(make_alike)(features, inside, bilateral_compat, grid)
+
+    # Dispatched one by one: products within a loop on the device are slow on CPUs.
+    log_p_sources, q = _compiled(start)(log_p, grid)
+    for _ in range(iterations - 1):
+        q = _compiled(update)(q, log_p_sources, near, alike, grid)
+
+    # Two programs: memory of more than 32 MB the C library would ask the kernel for each time.
+    score = log_p
+    if near is not None:
+        score = _compiled(add_near)(score, q, near, inside, grid)
+    if alike is not None:
+        score = _compiled(add_alike)(score, q, alike, inside, grid)
+    return score
 
 
 def longest_stride(sxy: float) -> int:
@@ -170,16 +165,18 @@ def tile_side(side: int, sxy: float, *, stride: int) -> int:
     return -(-max(1, fitting, -(-side // MOST_TILES)) // stride) * stride
 
 
-def _pad(probs, image, *, side, tile):
+def _pad(
+    probs: np.ndarray, image: np.ndarray, *, side: int, tile: int
+) -> tuple[np.ndarray, np.ndarray, Array]:
     """Returns whole tiles of an image of at least `side` pixels, and where they are the image."""
     height, width = probs.shape[:2]
     rows, columns = (-(-max(n, side) // tile) * tile for n in (height, width))
-    inside = np.zeros((rows, columns), bool)
-    inside[:height, :width] = True
-    if (rows, columns) != (height, width):  # or 12 MB would be copied for nothing
+    inside = np.zeros((1, rows, columns), bool)
+    inside[:, :height, :width] = True
+    if (rows, columns) != (height, width):  # else 12 MB would be copied for nothing
         padding = ((0, rows - height), (0, columns - width), (0, 0))
         probs, image = np.pad(probs, padding), np.pad(image, padding)
-    return probs, image, inside
+    return probs, image, jax.device_put(inside)
 
 
 @functools.cache
@@ -188,92 +185,94 @@ def _compiled(step: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(step, static_argnames="grid", compiler_options=compiler_options())
 
 
-def lay_out(
-    probs: Float[Array, "H W k"],
-    image: UInt8[Array, "H W 3"],
-    inside: Bool[Array, "H W"],
-    near: Near | None,
-    alike: Alike | None,
-    grid: Grid,
-) -> Problem:
-    """Returns the problem in the order in which it is worked at.
+@jax.jit
+def log_probs(probs: Float[Array, "H W k"]) -> Float[Array, "k H W"]:
+    return jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)
 
-    A program of its own: fused into the next ones, its parts would be computed many times over.
+
+def make_near(inside: Bool[Array, "1 H W"], sxy: Array, compat: Array, grid: Grid) -> Near:
+    inside = _at_stride(inside, grid)
+    total = _blur(inside.astype(jnp.float32), sxy, grid, to_stride=grid.stride)
+    return Near(sxy, compat, _weight(total, inside))
+
+
+def make_features(
+    image: UInt8[Array, "H W 3"], sxy: Array, srgb: Array, grid: Grid
+) -> Float[Array, "t 5 N"]:
+    """Returns place and colour in standard deviations, tile by tile.
+
+    Within the programs that use them they would be computed anew for each landmark.
     """
-    log_p = jnp.log(jnp.clip(probs, MIN_PROB, 1)).transpose(2, 0, 1)
-    features = None
-    if alike is not None:
-        place = jnp.mgrid[: image.shape[0], : image.shape[1]] / alike.sxy
-        features = jnp.concatenate([place, image.transpose(2, 0, 1) / alike.srgb])
-        features = nystrom.to_tiles(features, grid.tile)
-    return Problem(log_p, features, inside, near, alike)
+    place = jnp.mgrid[: image.shape[0], : image.shape[1]] / sxy
+    features = jnp.concatenate([place, image.transpose(2, 0, 1) / srgb])
+    return nystrom.to_tiles(features, grid.tile)
 
 
-def prepare(problem: Problem, grid: Grid) -> Sources:
-    """Returns the terms between the sources: the pixels at the stride."""
-    inside = _at_stride(problem.inside[None], grid)
-    near_weight = alike_weight = landmarks = None
-    if problem.near is not None:
-        total = _blur(inside.astype(jnp.float32), problem.near, grid, to_stride=grid.stride)
-        near_weight = _weight(total, inside)
-    if problem.alike is not None:
-        features = nystrom.sources_of(problem.features, grid.stride)
-        within = nystrom.to_tiles(inside, grid.tile // grid.stride)
-        landmarks = nystrom.choose_landmarks(features, within[:, 0], rank=grid.rank)
-        total = nystrom.between_sources(within.astype(jnp.float32), landmarks)
-        alike_weight = _weight(total, within)
-    return Sources(_at_stride(problem.log_p, grid), near_weight, alike_weight, landmarks)
+def make_alike(
+    features: Float[Array, "t 5 N"], inside: Bool[Array, "1 H W"], compat: Array, grid: Grid
+) -> Alike:
+    within = _source_tiles(_at_stride(inside, grid), grid)
+    landmarks = nystrom.choose_landmarks(
+        nystrom.sources_of(features, grid.stride), within[:, 0], rank=grid.rank
+    )
+    total = nystrom.between_sources(within.astype(jnp.float32), landmarks)
+    return Alike(compat, features, landmarks, _weight(total, within))
+
+
+def start(
+    log_p: Float[Array, "k H W"], grid: Grid
+) -> tuple[Float[Array, "k h w"], Float[Array, "k h w"]]:
+    """Returns the sources' log probabilities, and the Q to begin with."""
+    log_p = _at_stride(log_p, grid)
+    return log_p, jax.nn.softmax(log_p, 0)
 
 
 def update(
-    q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid
+    q: Float[Array, "k h w"],
+    log_p: Float[Array, "k h w"],
+    near: Near | None,
+    alike: Alike | None,
+    grid: Grid,
 ) -> Float[Array, "k h w"]:
     """One iteration of the sources: Q is proportional to P exp(the messages of both terms)."""
-    near, alike = problem.near, problem.alike
-    score = sources.log_p
+    score = log_p
     if near is not None:
-        weight = sources.near_weight
-        message = _blur(q * weight, near, grid, to_stride=grid.stride)
-        score += near.compat * weight * message
+        message = _blur(q * near.weight, near.sxy, grid, to_stride=grid.stride)
+        score += near.compat * near.weight * message
     if alike is not None:
-        weight = sources.alike_weight
-        sent = nystrom.to_tiles(q, grid.tile // grid.stride) * weight
-        message = nystrom.between_sources(sent, sources.landmarks)
-        score += nystrom.from_tiles(alike.compat * weight * message, *q.shape[1:])
+        sent = _source_tiles(q, grid) * alike.weight
+        message = nystrom.between_sources(sent, alike.landmarks)
+        score += nystrom.from_tiles(alike.compat * alike.weight * message, *q.shape[1:])
     return jax.nn.softmax(score, 0)
 
 
 def add_near(
-    q: Float[Array, "k h w"], sources: Sources, problem: Problem, grid: Grid
+    score: Float[Array, "k H W"],
+    q: Float[Array, "k h w"],
+    near: Near,
+    inside: Bool[Array, "1 H W"],
+    grid: Grid,
 ) -> Float[Array, "k H W"]:
-    """Returns the log probabilities plus the message of distance alone to all pixels."""
-    if problem.near is None:
-        return problem.log_p
-    inside = problem.inside[None]
+    """Adds the message of distance alone to all pixels, from the sources' Q."""
     ones = _at_stride(inside, grid).astype(jnp.float32)  # whose sum is a pixel's D
-    sent = jnp.concatenate([q * sources.near_weight, ones])
-    summed = _blur(sent, problem.near, grid, to_stride=1)
-    return problem.log_p + problem.near.compat * _weight(summed[-1:], inside) * summed[:-1]
+    sent = jnp.concatenate([q * near.weight, ones])
+    summed = _blur(sent, near.sxy, grid, to_stride=1)
+    return score + near.compat * _weight(summed[-1:], inside) * summed[:-1]
 
 
 def add_alike(
     score: Float[Array, "k H W"],
     q: Float[Array, "k h w"],
-    sources: Sources,
-    problem: Problem,
+    alike: Alike,
+    inside: Bool[Array, "1 H W"],
     grid: Grid,
 ) -> Float[Array, "k H W"]:
-    """Adds the message of distance and colour to all pixels."""
-    if problem.alike is None:
-        return score
-    inside = problem.inside[None]
-    tile = grid.tile // grid.stride
-    sent = nystrom.to_tiles(q, tile) * sources.alike_weight
-    ones = nystrom.to_tiles(_at_stride(inside, grid).astype(jnp.float32), tile)
-    sent = jnp.concatenate([sent, ones], 1)
-    summed = nystrom.to_pixels(sent, sources.landmarks, problem.features)
+    """Adds the message of distance and colour to all pixels, from the sources' Q."""
+    ones = _source_tiles(_at_stride(inside, grid).astype(jnp.float32), grid)
+    sent = jnp.concatenate([_source_tiles(q, grid) * alike.weight, ones], 1)
+    summed = nystrom.to_pixels(sent, alike.landmarks, alike.features)
     weight = _weight(summed[:, -1:], nystrom.to_tiles(inside, grid.tile))
-    message = problem.alike.compat * weight * summed[:, :-1]
+    message = alike.compat * weight * summed[:, :-1]
     return score + nystrom.from_tiles(message, *inside.shape[1:])
 
 
@@ -281,14 +280,17 @@ def _at_stride(x: Shaped[Array, "k H W"], grid: Grid) -> Shaped[Array, "k h w"]:
     return x[:, :: grid.stride, :: grid.stride]
 
 
+def _source_tiles(x: Shaped[Array, "k h w"], grid: Grid) -> Shaped[Array, "t k n"]:
+    return nystrom.to_tiles(x, grid.tile // grid.stride)
+
+
 def _blur(
-    x: Float[Array, "k h w"], near: Near, grid: Grid, *, to_stride: int
+    x: Float[Array, "k h w"], sxy: Array, grid: Grid, *, to_stride: int
 ) -> Float[Array, "k H W"]:
     """Sums over sources for pixels at another stride."""
-    reach, stride = grid.reach, grid.stride
-    return gaussian.blur(x, near.sxy, reach=reach, stride=stride, to_stride=to_stride)
+    return gaussian.blur(x, sxy, reach=grid.reach, stride=grid.stride, to_stride=to_stride)
 
 
 def _weight(total: Float[Array, "*b n"], inside: Bool[Array, "*b n"]) -> Float[Array, "*b n"]:
-    """Returns D^-1/2 of a kernel, 0 for a pixel that nothing is like."""
+    """Returns D^-1/2 of a kernel, 0 outside the image and for a pixel that nothing is like."""
     return jnp.where(inside & (total > 1e-3), jax.lax.rsqrt(jnp.maximum(total, 1e-3)), 0)

@@ -1,9 +1,11 @@
 """The CRF's term of distance and colour: a Gaussian kernel through landmarks (Nyström's method).
 
-The kernel is smooth beside an image, so a tile of pixels spans few dimensions under it. Pixels of
-each tile are chosen as landmarks, and each pixel is represented by those of its tile (Williams &
-Seeger 2001), the choice being that of a pivoted Cholesky decomposition: always the pixel that is
-worst represented so far (Fine & Scheinberg 2001).
+The kernel is smooth beside an image, so a tile of pixels spans few dimensions under it. Each tile
+has a few landmarks, points in the space of place and colour, and the kernel is projected on what
+they span (Williams & Seeger 2001). They begin at pixels that a pivoted Cholesky decomposition
+chooses: always the one that is worst represented so far (Fine & Scheinberg 2001). These are
+extremes, so each landmark then moves to the mean of the pixels nearest to it, which is a step of
+k-means (Zhang, Tsang & Kwok 2008).
 """
 
 import math
@@ -34,14 +36,12 @@ class Landmarks(NamedTuple):
     rest: Float[Array, "t n"]
 
 
-def squared_distance(
-    a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]
-) -> Float[Array, "t r n"]:
+def squared_distance(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
     """Returns it by differences.
 
     The expansion into products would lose the small ones among the digits, and is no faster.
     """
-    return sum((a[:, i, :, None] - b[:, i, None]) ** 2 for i in range(5))
+    return jnp.asarray(sum((a[:, i, :, None] - b[:, i, None]) ** 2 for i in range(5)))
 
 
 def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "t r n"]:
@@ -52,13 +52,14 @@ def kernel(a: Float[Array, "t 5 r"], b: Float[Array, "t 5 n"]) -> Float[Array, "
 def choose_landmarks(
     features: Float[Array, "t 5 n"], within: Bool[Array, "t n"], *, rank: int
 ) -> Landmarks:
-    """Returns the kernel between the sources that are `within`, through `rank` of each tile."""
+    """Returns the kernel between the sources that are `within`, by `rank` landmarks a tile."""
     side = math.isqrt(features.shape[2])
     step = max(1, side // CANDIDATES)
     places = np.arange(side**2).reshape(side, side)[::step, ::step].ravel()
     chosen, _ = pivoted_cholesky(features[..., places], within[:, places], rank=rank)
     chosen = move_to_means(chosen, features, within)
     chosen, inverse = pivoted_cholesky(chosen, chosen[:, 0] < FAR, rank=rank)
+
     seen = kernel(chosen, features) * within[:, None]  # t r n
     onto = _einsum("trs,tsn->trn", inverse, seen)
     rest = jnp.maximum(within - (onto * seen).sum(1), 0)
@@ -80,9 +81,9 @@ def move_to_means(
 def pivoted_cholesky(
     candidates: Float[Array, "t 5 c"], within: Bool[Array, "t c"], *, rank: int
 ) -> tuple[Float[Array, "t 5 r"], Float[Array, "t r r"]]:
-    """Chooses landmarks of each tile; returns their features and their kernel's inverse.
+    """Chooses landmarks of each tile; returns their features and the inverse of their kernel.
 
-    Where fewer than `rank` represent all candidates, the others are infinitely far from any pixel.
+    Where fewer than `rank` represent all candidates, the others are so FAR that they have no part.
     """
     tiles, _, count = candidates.shape
 
@@ -122,13 +123,12 @@ def to_pixels(
 ) -> Float[Array, "t k N"]:
     """The same sum for each pixel of the tiles, of which the sources are some."""
     weights = _einsum("tkr,trs->tks", _at_landmarks(x, landmarks), landmarks.inverse)
-    parts = []
-    for start in range(0, len(x), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
+    message = []
+    for first in range(0, len(x), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
         seen = kernel(landmarks.features[some], features[some])
-        parts.append(_einsum("tkr,trn->tkn", weights[some], seen))
-    message = jnp.concatenate(parts)
-    return message + at_sources(landmarks.rest[:, None] * x, features.shape[2])
+        message.append(_einsum("tkr,trn->tkn", weights[some], seen))
+    return jnp.concatenate(message) + at_sources(landmarks.rest[:, None] * x, features.shape[2])
 
 
 def _at_landmarks(x: Float[Array, "t k n"], landmarks: Landmarks) -> Float[Array, "t k r"]:
