@@ -36,24 +36,34 @@ def main() -> None:
     arguments = parser.parse_args()
     predictor = Predictor(arguments.model)
     options = default_options()
-    print("photograph | engine | same class, % | rms difference of Q | mean IoU with the exact")
+    all_of = {name: [] for name in ("none", *ENGINES)}
+    print("photograph | engine | same class, % | rms difference of Q | IoU with the exact, mean")
     for path in arguments.photographs:
         pixels = Image.fromarray(read_pixels(path)).resize((arguments.size,) * 2)
         prediction = predictor(pixels)
         given = prediction.probs.astype(np.float32), prediction.image
         exact = exact_marginals(*given, **options)
-        print(describe(path.stem, "none", given[0], exact), flush=True)
-        for name, marginals in ENGINES.items():
-            print(describe(path.stem, name, marginals(*given, **options), exact), flush=True)
+        refined = {name: refine(*given, **options) for name, refine in ENGINES.items()}
+        for name, q in {"none": given[0], **refined}.items():
+            all_of[name].append(compare(q, exact))
+            print(f"{path.stem} | {name} | {describe(all_of[name][-1:])}", flush=True)
+    for name, compared in all_of.items():
+        print(f"all | {name} | {describe(compared)}")
 
 
-def describe(image: str, engine: str, q: np.ndarray, exact: np.ndarray) -> str:
-    """Returns a row of the table."""
-    classes, truth = (x.argmax(-1).astype(np.uint8)[None] for x in (q, exact))
-    confusion = metrics.count_confusion(truth, classes, num_classes=q.shape[-1])
-    iou = np.nanmean(metrics.iou(confusion[0]))
-    same, rms = (classes == truth).mean(), np.sqrt(((q - exact) ** 2).mean())
-    return f"{image} | {engine} | {100 * same:.2f} | {rms:.4f} | {iou:.3f}"
+def compare(q: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the confusion matrix, the exact classes being the truth, and Q's mean square."""
+    truth, classes = (x.argmax(-1).astype(np.uint8)[None] for x in (exact, q))
+    confusion = metrics.count_confusion(truth, classes, num_classes=q.shape[-1])[0]
+    return confusion, float(((q - exact) ** 2).mean())
+
+
+def describe(compared: list[tuple[np.ndarray, float]]) -> str:
+    """Returns the figures of images together."""
+    confusions, squares = zip(*compared, strict=True)
+    confusion = sum(confusions)
+    same, iou = metrics.pixel_accuracy(confusion), np.nanmean(metrics.iou(confusion))
+    return f"{100 * same:.2f} | {np.sqrt(np.mean(squares)):.4f} | {iou:.3f}"
 
 
 def exact_marginals(
