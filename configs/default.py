@@ -155,6 +155,7 @@ def _data(dataset: str) -> ConfigDict:
             # Of the folder: one of FORMATS in trashseg_jax/data/formats.
             "format": data_format(dataset),
             "dir": "",  # the folder with the json files and images; the demo makes its own
+            # Below `dir`; a pattern, "batch_*/data.json", takes in several.
             **(single if dataset == "taco" else pair),
             # Below `dir`, "" where they are found by themselves: folders of a split's images and
             # of its label images (docs/class_maps.md), and texts or jsons that list its names.

@@ -99,7 +99,7 @@ def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
     named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
     folder, read = DataFolder(**given, **named), choose("data.format", data.format, FORMATS)
     alone = not for_training and data.format == "coco" and config.eval.split == "val"
-    if alone and not (folder.path / folder.train_file).exists():
+    if alone and not coco.find_jsons(folder, split="train"):
         read = coco.read_val
     prepared = builder.prepare(folder, name=data.name, read=read, cache_dir=cache_dir(config))
     counts = [prepared.counts(split)[0].tobytes() for split in prepared.splits]
