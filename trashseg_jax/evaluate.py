@@ -1,6 +1,8 @@
 """Evaluation: a split to per-image confusion matrices, and to the files that report it."""
 
+import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,23 +14,27 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Integer, UInt8
+from jaxtyping import Array, Float32, Int64, Integer, UInt8
 from tqdm import tqdm
 
-from trashseg_jax import build, folders, metrics, steps
+from trashseg_jax import boundary, build, folders, metrics, steps
 from trashseg_jax.ahead import one_behind
-from trashseg_jax.data import audit, scaling
+from trashseg_jax.data import audit, scaling, taxonomy
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.originals import original_batches
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.inference import Fitted, Member, Segmenter, member_of
-from trashseg_jax.refine import calibration, engines, pool
+from trashseg_jax.provenance import describe_origin
+from trashseg_jax.refine import calibration, engines, pool, reliability
 from trashseg_jax.refine.calibration import Calibration
-from trashseg_jax.report import files, page, sheet
+from trashseg_jax.report import choice, confusions, files, page, pictures, sheet
+from trashseg_jax.report.history import read_history
+from trashseg_jax.report.origin import Origin
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
 from trashseg_jax.run.identity import check_identity
+from trashseg_jax.second_look import MOST, look_again
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 
-NUM_SAMPLES = 12
 REASON_BYTES = 120
 LINES = 64  # of a photograph, counted at a time
 
@@ -50,10 +55,16 @@ class Evaluation:
     ids: Integer[np.ndarray, "n"]
     loss: Float32[np.ndarray, "n"]
     confusion: Integer[np.ndarray, "n k k"]
+    boundary: Integer[np.ndarray, "n k 2"] | None  # boundary.count_overlaps, if asked for
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
+    refined_boundary: Integer[np.ndarray, "n k 2"] | None
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
     samples: list[sheet.Sample]
     resolution: str  # of the pixels that were counted: original or scaled
+    names: list[str]  # of the images' files
+    # What a report shows besides, where it is asked for; not with several processes.
+    confidence: Int64[np.ndarray, "k 256 2"] | None = None  # reliability.count_confidence
+    looks: list[pictures.Look] = dataclasses.field(default_factory=list)
 
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
@@ -115,6 +126,7 @@ def _evaluate(
         if one is not None:
             print(calibration.announce(one, of=name))
             warnings += find_judged_by_itself(config, one)
+    warnings += find_tuned_on_these(config)
     for line in warnings:
         print(f"warning: {line}")
     score = build_scorer(
@@ -125,6 +137,7 @@ def _evaluate(
         mesh,
         refine=config.crf.enabled,
         resolution=config.eval.resolution,
+        detailed=True,
         others=[member_of(other) for other in models[1:]],
         calibration=calibrations[0],
     )
@@ -148,9 +161,21 @@ def _evaluate(
             # A model's folder has no log, and --workdir may have that of another model.
             log = (folder if models else workdir) / "log.jsonl"
             colors = models[0].palette if models else None
-            write_reports(folder, figures, result.samples, log=log, colors=colors)
+            origin = describe_origin(
+                config,
+                workdir=None if models else workdir,
+                params=state.params,
+                derived={} if models else read_derived(workdir),
+            )
+            write_reports(folder, figures, result, log=log, origin=origin, colors=colors)
             files.write_json(folder / "config.json", config.to_dict())
     return figures
+
+
+def read_derived(workdir: Path) -> dict[str, Any]:
+    """Returns what a run has recorded of its training data."""
+    path = workdir / "config.json"
+    return json.loads(path.read_text()).get("derived", {}) if path.exists() else {}
 
 
 def find_calibration(
@@ -170,6 +195,17 @@ def find_judged_by_itself(config: Config, fitted: Calibration) -> list[str]:
         f"{fitted.num_images} of these images, of {fitted.dataset}/{fitted.split} the "
         f"{fitted.images} ones, are those that the calibration was fitted on; what it does to "
         "others is in calibration.json"
+    ]
+
+
+def find_tuned_on_these(config: Config) -> list[str]:
+    """Returns a warning where the CRF was tuned on the images that it is about to be scored on."""
+    scored = f"{config.data.name}/{config.eval.split}"
+    if not config.crf.enabled or config.crf.tuned_on != scored:
+        return []
+    return [
+        f"the CRF was tuned on these images, {scored}; what it does to others is in the "
+        "tuning.json beside its config"
     ]
 
 
@@ -231,6 +267,7 @@ def build_scorer(
     *,
     refine: bool,
     resolution: str,
+    detailed: bool = False,
     others: Sequence[Member] = (),
     calibration: Calibration | None = None,
 ) -> Callable[[steps.TrainState], Evaluation]:
@@ -238,35 +275,52 @@ def build_scorer(
 
     It counts the pixels of the photographs ("original") or of the images as they are scaled for
     the network ("scaled"). At the former, probabilities are averaged with those of `others`. The
-    state's logits are calibrated if a `calibration` is given; the loss is of these then.
+    state's logits are calibrated if a `calibration` is given; the loss is of these then. `detailed`
+    adds what a report shows: confidence, and pictures of images that are scored twice for it.
     """
     score_all = {"original": build_original_scores, "scaled": build_scaled_scores}
     build_scores = choose("eval.resolution", resolution, score_all)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
+    names = [name for name, _ in data.images(config.eval.split)]
+    detailed &= jax.process_count() == 1
     if others:
         build_scores = partial(build_scores, others=others)
     scores = build_scores(
         config,
-        source,
         model,
         loss_fn,
         mesh,
         num_classes=num_classes,
         probs=refine,
         calibration=calibration,
+        confidence=detailed,
     )
     total = -(-len(source) // config.eval.batch_size)
-    crf = build.build_crf(config) if refine else None
-    chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
-    finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
+    crf = build.build_crf(config.crf, side=config.data.image_size) if refine else None
+    refined = partial(refine_batches, num_classes=num_classes, boundary_share=config.eval.boundary)
+    finish = partial(
+        collect,
+        sample_at=np.array(choice.spread(len(source))),
+        num_batches=total,
+        resolution=resolution,
+        names=names,
+        num_classes=num_classes,
+    )
 
     def score(state: steps.TrainState) -> Evaluation:
-        scored = scores(state.eval_variables())
-        if crf is None:
-            return finish(scored)
-        with crf:
-            return finish(refine_batches(scored, crf, num_classes=num_classes))
+        look = scores(state.eval_variables())
+        with contextlib.nullcontext() if crf is None else crf:
+
+            def score_all(some: Any) -> Iterator[Batch]:
+                return look(some) if crf is None else refined(look(some), crf)
+
+            result = finish(score_all(source))
+            if not detailed:
+                return result
+            places = choice.choose_images(result.confusion, most=MOST)
+            looks = look_again(score_all, source, places, names=names)
+            return dataclasses.replace(result, looks=looks)
 
     return score
 
@@ -282,7 +336,6 @@ def batch_options(config: Config) -> dict[str, int]:
 
 def build_scaled_scores(
     config: Config,
-    source: Any,
     model: nn.Module,
     loss_fn: Callable[[Array, Array], Array],
     mesh: Mesh,
@@ -290,8 +343,9 @@ def build_scaled_scores(
     num_classes: int,
     probs: bool,
     calibration: Calibration | None,
-) -> Callable[[Any], Iterator[Batch]]:
-    """Returns `variables -> batches` with the eval step's outputs."""
+    confidence: bool,
+) -> Callable[[Any], Callable[[Any], Iterator[Batch]]]:
+    """Returns `variables -> source -> batches` with the eval step's outputs."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
     normalize = build.build_normalize(config)
@@ -302,11 +356,23 @@ def build_scaled_scores(
         num_classes=num_classes,
         probs=probs,
         calibration=calibration,
+        confidence=confidence,
     )
+    share = config.eval.boundary
 
-    def scores(variables: Any) -> Iterator[Batch]:
-        batches = pipeline.eval_batches(source, **batch_options(config))
-        return score_batches(eval_step, variables, batches, mesh)
+    def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
+        def look(source: Any) -> Iterator[Batch]:
+            batches = pipeline.eval_batches(source, **batch_options(config))
+            scored = score_batches(eval_step, variables, batches, mesh)
+            # The CRF waits for each batch anyway, and another one's probabilities take memory.
+            if (share or confidence) and not probs:  # they are counted on the host
+                scored = one_behind(scored)
+            if not share:
+                return scored
+            count = partial(along_boundaries, num_classes=num_classes, share=share)
+            return ({**batch, **count(batch, predicted_rows(batch))} for batch in scored)
+
+        return look
 
     return scores
 
@@ -319,9 +385,22 @@ def score_batches(
         yield {**batch, **eval_step(variables, sharding.shard_batch(batch, mesh))}
 
 
+def along_boundaries(
+    batch: Batch, predictions: UInt8[np.ndarray, "b h w"], *, num_classes: int, share: float
+) -> dict[str, Integer[np.ndarray, "b k 2"]]:
+    """Counts `boundary` in the scaled images without their padding; nothing where `share` is 0."""
+    if not share:
+        return {}
+    counts = np.zeros((len(batch["id"]), num_classes, 2), np.int64)
+    for row in np.flatnonzero(batch["mask"]):
+        height, width = batch["size"][row]
+        both = (one[row, :height, :width] for one in (batch["label"], predictions))
+        counts[row] = boundary.count_overlaps(*both, num_classes=num_classes, share=share)
+    return {"boundary": counts}
+
+
 def build_original_scores(
     config: Config,
-    source: Any,
     model: nn.Module,
     loss_fn: Callable[[Array, Array], Array],
     mesh: Mesh,
@@ -329,16 +408,19 @@ def build_original_scores(
     num_classes: int,
     probs: bool,
     calibration: Calibration | None,
+    confidence: bool,
     others: Sequence[Member] = (),
-) -> Callable[[Any], Iterator[Batch]]:
-    """Returns `variables -> batches` with the same outputs, of what prediction would write.
+) -> Callable[[Any], Callable[[Any], Iterator[Batch]]]:
+    """Returns `variables -> source -> batches` with the same outputs, of what is predicted.
 
     The loss is that of the scaled images, and so are the CRF's `probs`.
     """
     del mesh  # the segmenter uses the devices that the variables lie on
+    del confidence  # which there is at no cost
     loss_step = jax.jit(loss_fn)
+    counting = {"num_classes": num_classes, "boundary_share": config.eval.boundary}
 
-    def scores(variables: Any) -> Iterator[Batch]:
+    def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
         segmenter = Segmenter(
             model,
             variables,
@@ -353,8 +435,12 @@ def build_original_scores(
             calibration=calibration,
         )
         see = partial(see_photo, segmenter)
-        batches = original_batches(source, see=see, **batch_options(config))
-        return segment_batches(segmenter, loss_step, batches, num_classes=num_classes, probs=probs)
+
+        def look(source: Any) -> Iterator[Batch]:
+            batches = original_batches(source, see=see, **batch_options(config))
+            return segment_batches(segmenter, loss_step, batches, probs=probs, **counting)
+
+        return look
 
     return scores
 
@@ -386,6 +472,7 @@ def segment_batches(
     batches: Iterator[Batch],
     *,
     num_classes: int,
+    boundary_share: float,
     probs: bool,
 ) -> Iterator[Batch]:
     """Adds what is seen in the photographs to each batch.
@@ -394,7 +481,9 @@ def segment_batches(
     """
     given = give_batches(segmenter, loss_step, batches, probs=probs)
     for batch, logits in one_behind(given):
-        yield with_classes(segmenter, batch, logits, num_classes=num_classes)
+        yield with_classes(
+            segmenter, batch, logits, num_classes=num_classes, boundary_share=boundary_share
+        )
 
 
 def give_batches(
@@ -419,52 +508,77 @@ def give_batches(
 
 
 def with_classes(
-    segmenter: Segmenter, batch: Batch, logits: list[Array], *, num_classes: int
+    segmenter: Segmenter,
+    batch: Batch,
+    logits: list[Array],
+    *,
+    num_classes: int,
+    boundary_share: float,
 ) -> Batch:
-    """Adds `classes`, a list at the photographs' size, `confusion` and the scaled `prediction`."""
+    """Adds `classes`, a list at the photographs' size, their counts and the scaled `prediction`.
+
+    The scaled `confidence` is the probability of the prediction in 255ths.
+    """
     seen, rows = batch.pop("seen"), len(batch["id"])
     if segmenter.tiles:
         segmented = (segmenter.segment_tiles(one.image) for one in seen)
     else:
         segmented = segmenter.segment_fitted([one.fitted for one in seen], logits)
-    classes = [one.classes for one in segmented]
-    prediction = np.zeros_like(batch["label"])
-    for row, found in enumerate(classes):
+    classes = []
+    prediction, confidence = np.zeros_like(batch["label"]), np.zeros_like(batch["label"])
+    for row, one in enumerate(segmented):
         height, width = batch["size"][row].tolist()
-        prediction[row, :height, :width] = scaling.scale_label(found, (height, width))
+        classes.append(one.classes)
+        prediction[row, :height, :width] = scaling.scale_label(one.classes, (height, width))
+        sure = scaling.nearest(one.confidence, (height, width)).astype(np.float32)
+        confidence[row, :height, :width] = np.rint(255 * sure)
     loss = np.asarray(batch["loss"])[:rows]
-    confusion = count_originals(batch, classes, num_classes=num_classes)
-    outputs = {"classes": classes, "prediction": prediction, "loss": loss, "confusion": confusion}
-    return {**batch, **outputs}
+    counts = count_originals(batch, classes, num_classes=num_classes, boundary_share=boundary_share)
+    outputs = {"classes": classes, "prediction": prediction, "confidence": confidence}
+    return {**batch, **outputs, "loss": loss, **counts}
 
 
 def count_originals(
-    batch: Batch, classes: list[UInt8[np.ndarray, "_ _"]], *, num_classes: int
-) -> Integer[np.ndarray, "b k k"]:
-    """Counts classes against the labels, at the photographs' size; filling rows count nowhere."""
+    batch: Batch,
+    classes: list[UInt8[np.ndarray, "_ _"]],
+    *,
+    num_classes: int,
+    boundary_share: float,
+) -> dict[str, Integer[np.ndarray, "b k _"]]:
+    """Counts classes against the labels, at the photographs' size; filling rows count nowhere.
+
+    Returns `confusion` [b,k,k] and, unless `boundary_share` is 0, `boundary` [b,k,2].
+    """
     confusion = np.zeros((len(batch["id"]), num_classes, num_classes), np.int64)
+    near = np.zeros((len(batch["id"]), num_classes, 2), np.int64)
     for row, (encoded, found) in enumerate(zip(batch["encoded"], classes, strict=True)):
         label = decode_label(encoded)
         for top in range(0, len(label), LINES):  # which stay in the processor's cache
             lines = label[None, top : top + LINES], found[None, top : top + LINES]
             confusion[row] += metrics.count_confusion(*lines, num_classes=num_classes)[0]
-    return confusion
+        if boundary_share:
+            near[row] = boundary.count_overlaps(
+                label, found, num_classes=num_classes, share=boundary_share
+            )
+    return {"confusion": confusion, **({"boundary": near} if boundary_share else {})}
 
 
 def refine_batches(
-    scored: Iterator[Batch], crf: engines.Engine, *, num_classes: int
+    scored: Iterator[Batch], crf: engines.Engine, *, num_classes: int, boundary_share: float
 ) -> Iterator[Batch]:
-    """Replaces `probs` by `refined` u8[b,h,w], `refined_confusion` i64[b,k,k] and `unrefined`.
+    """Replaces `probs` by `refined` u8[b,h,w], its counts and `unrefined`.
 
-    The last is u8[b,REASON_BYTES]: in ASCII why a row is the raw prediction, 0 where it is not.
-    Each batch comes out after the next one went in: the CRF never waits for the model.
+    The counts are `refined_confusion` i64[b,k,k] and, unless `boundary_share` is 0,
+    `refined_boundary` i64[b,k,2]. `unrefined` is u8[b,REASON_BYTES]: in ASCII why a row is the raw
+    prediction, 0 where it is not. Each batch comes out after the next one went in: the CRF never
+    waits for the model.
     """
     submitted = (
         (batch, submit_rows(crf, batch, sharding.local_rows(batch.pop("probs"))))
         for batch in scored
     )
     for batch, futures in one_behind(submitted):
-        yield with_refined(batch, futures, num_classes=num_classes)
+        yield with_refined(batch, futures, num_classes=num_classes, boundary_share=boundary_share)
 
 
 def submit_rows(
@@ -480,7 +594,9 @@ def submit_rows(
     return futures
 
 
-def with_refined(batch: Batch, futures: list[engines.Answer], *, num_classes: int) -> Batch:
+def with_refined(
+    batch: Batch, futures: list[engines.Answer], *, num_classes: int, boundary_share: float
+) -> Batch:
     """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label.
 
     Counted at the photographs' size, where the batch has them, they are enlarged to the nearest
@@ -498,12 +614,17 @@ def with_refined(batch: Batch, futures: list[engines.Answer], *, num_classes: in
         refined[row, :height, :width] = classes
     if "encoded" in batch:
         enlarged = enlarge_refined(batch, refined, reasons)
-        confusion = count_originals(batch, enlarged, num_classes=num_classes)
+        counts = count_originals(
+            batch, enlarged, num_classes=num_classes, boundary_share=boundary_share
+        )
     else:
         confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
+        near = along_boundaries(batch, refined, num_classes=num_classes, share=boundary_share)
+        counts = {"confusion": confusion, **near}
+    counts = {f"refined_{key}": rows for key, rows in counts.items()}
     # As numbers: only these travel between processes.
     unrefined = np.array(reasons, f"S{REASON_BYTES}").view(np.uint8).reshape(-1, REASON_BYTES)
-    return {**batch, "refined": refined, "refined_confusion": confusion, "unrefined": unrefined}
+    return {**batch, "refined": refined, **counts, "unrefined": unrefined}
 
 
 def predicted_rows(batch: Batch) -> UInt8[np.ndarray, "b h w"]:
@@ -529,14 +650,17 @@ def collect(
     sample_at: Integer[np.ndarray, "s"],
     num_batches: int,
     resolution: str,
+    names: list[str],
+    num_classes: int,
 ) -> Evaluation:
-    """Returns ids and confusion matrices of all valid rows, and samples at the places named.
+    """Returns ids and counts of all valid rows, and samples at the places named.
 
-    With several processes the samples are left out.
+    With several processes samples and confidence are left out.
     """
-    wanted = {"id", "mask", "loss", "confusion", "refined_confusion", "unrefined"}
+    wanted = {"id", "mask", "loss", "confusion", "boundary"}
+    wanted |= {"refined_confusion", "refined_boundary", "unrefined"}
     kept: dict[str, list] = {}
-    samples, place = [], 0
+    samples, place, confidence = [], 0, None
     for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch", disable=None):
         for key in batch.keys() & wanted:
             kept.setdefault(key, []).append(batch[key])  # fetched at the end: no waiting here
@@ -544,7 +668,22 @@ def collect(
         if rows.size and jax.process_count() == 1:
             samples += take_samples(batch, rows)
         place += len(batch["id"])
-    return gather(kept, samples, resolution=resolution)
+        if "confidence" in batch and jax.process_count() == 1:
+            counts = count_confidence(batch, num_classes=num_classes)
+            confidence = counts if confidence is None else confidence + counts
+    result = gather(kept, samples, resolution=resolution, names=names)
+    return dataclasses.replace(result, confidence=confidence)
+
+
+def count_confidence(batch: Batch, *, num_classes: int) -> Int64[np.ndarray, "k 256 2"]:
+    """Counts the scaled images' valid pixels; `reliability.count_confidence` says how."""
+    label, prediction = batch["label"], predicted_rows(batch)
+    valid = label < num_classes
+    confidence = np.asarray(batch["confidence"])[valid]
+    right = (label == prediction)[valid]
+    return reliability.count_confidence(
+        prediction[valid], confidence, right, num_classes=num_classes
+    )
 
 
 def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sample]:
@@ -554,19 +693,34 @@ def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sam
     return [sheet.Sample(*four) for four in pictures]
 
 
-def gather(kept: dict[str, list], samples: list[sheet.Sample], *, resolution: str) -> Evaluation:
+def gather(
+    kept: dict[str, list],
+    samples: list[sheet.Sample],
+    *,
+    resolution: str,
+    names: list[str],
+) -> Evaluation:
     """Joins the batches of all processes and drops the rows that only fill up the last one."""
     joined = {
         key: np.concatenate([sharding.to_host(value) for value in kept[key]])
         for key in sorted(kept)  # the processes must agree on the order
     }
     valid = {key: value[joined["mask"]] for key, value in joined.items()}
-    ids, refined = valid["id"], valid.get("refined_confusion")
+    ids = valid["id"]
     texts = valid.get("unrefined", np.zeros((len(ids), 0), np.uint8))
     reasons = [bytes(text).rstrip(b"\0").decode() for text in texts]
     unrefined = {int(i): reason for i, reason in zip(ids, reasons, strict=True) if reason}
     return Evaluation(
-        ids, valid["loss"], valid["confusion"], refined, unrefined, samples, resolution
+        ids=ids,
+        loss=valid["loss"],
+        confusion=valid["confusion"],
+        boundary=valid.get("boundary"),
+        refined_confusion=valid.get("refined_confusion"),
+        refined_boundary=valid.get("refined_boundary"),
+        unrefined=unrefined,
+        samples=samples,
+        resolution=resolution,
+        names=names,
     )
 
 
@@ -587,17 +741,19 @@ def summarize(
     resamples the interval is left out.
     """
     loss = float(result.loss.mean(dtype=np.float64))
-    summary = partial(
-        metrics.summarize,
-        classes=data.classes,
-        common_share=config.eval.common_share,
-        resamples=resamples,
-    )
+    options = {"common_share": config.eval.common_share, "resamples": resamples}
+
+    def summary(confusion, overlaps) -> dict[str, Any]:
+        figures = metrics.summarize(confusion, classes=data.classes, **options)
+        near = {} if overlaps is None else boundary.summarize(overlaps, classes=data.classes)
+        return {**figures, **near}
+
     crf: dict[str, Any] = {}
     if result.refined_confusion is not None:
         engine = engines.resolve(config.crf.engine)
         failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
-        crf = {"crf": {**summary(result.refined_confusion), "engine": engine, "failed": failed}}
+        figures = summary(result.refined_confusion, result.refined_boundary)
+        crf = {"crf": {**figures, "engine": engine, "failed": failed}}
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
@@ -605,7 +761,7 @@ def summarize(
         **describe_scoring(config, result.resolution),
         "skipped_updates": skipped,
         "loss": loss if math.isfinite(loss) else None,
-        **summary(result.confusion),
+        **summary(result.confusion, result.boundary),
         **crf,
         "skipped": data.problems,
         "data_notes": data.notes,
@@ -622,19 +778,35 @@ def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
         "scale": config.eval.scale if own else "fit",
         "tile_scale": config.eval.tile_scale if own else 1.0,
         "tta": config.eval.tta if own else "",
+        "boundary": config.eval.boundary,
     }
 
 
 def write_reports(
     folder: Path,
     figures: dict[str, Any],
-    samples: list[sheet.Sample],
+    result: Evaluation,
     *,
     log: Path,
+    origin: Origin,
     colors: UInt8[np.ndarray, "k 3"] | None = None,
 ) -> None:
-    """Writes metrics.json, samples.png and report.html of an evaluation."""
+    """Writes metrics.json, samples.png and report.html of an evaluation, and what compares runs."""
     files.write_json(folder / "metrics.json", figures)
-    path, classes = folder / "samples.png", list(figures["iou"])
-    sheet.save_samples(path, samples, classes=classes, colors=colors)
-    page.write_html(folder / "report.html", figures, log=log)
+    classes, names = list(figures["iou"]), result.names
+    palette = taxonomy.palette(len(classes)) if colors is None else colors
+    sheet.save_samples(folder / "samples.png", result.samples, classes=classes, colors=palette)
+    confusions.save_confusions(folder / confusions.FILE, names, classes, result.confusion)
+    shown = taxonomy.shown_colors(palette)
+    drawn = pictures.encode_all(result.looks, colors=shown)
+    pictures.save_pictures(folder / pictures.FILE, drawn)
+    details = page.Details(
+        names=names,
+        per_image=result.confusion,
+        confidence=result.confidence,
+        pictures=drawn,
+        colors=shown,
+        history=read_history(log),
+        origin=origin,
+    )
+    page.write_html(folder / "report.html", figures, details)

@@ -22,10 +22,9 @@ def on_device(options: Options) -> Trial:
 
 
 def _with_engine(engine: str, options: Options) -> Trial:
-    config = reference.get_config("aistage")
-    config.data.image_size = options.size
-    config.crf.update({"engine": engine, "workers": options.workers})
-    crf = build.build_crf(config).__enter__()  # its processes end with this one
+    config = reference.get_config("aistage").crf
+    config.update({"engine": engine, "workers": options.workers})
+    crf = build.build_crf(config, side=options.size).__enter__()  # its processes end with this one
     images = random_predictions(options)
 
     def run(count: int) -> None:
@@ -52,7 +51,7 @@ def serial(options: Options) -> Trial:
 def default_options() -> dict[str, float]:
     """Returns the parameters of the mean field itself."""
     settings = reference.get_config("aistage").crf.to_dict()
-    for key in ("enabled", "engine", "workers", "timeout"):
+    for key in ("enabled", "engine", "workers", "timeout", "tuned_on"):
         del settings[key]
     return settings
 
