@@ -198,7 +198,7 @@ def test_refined_classes_are_counted_at_the_photographs_size(tiny_config, monkey
 @pytest.mark.parametrize("resolution", ["original", "scaled"])
 def test_without_a_distance_no_boundaries_are_counted(tiny_config, monkeypatch, resolution):
     made, _ = records(((64, 48),))
-    monkeypatch.setattr(build, "build_crf", lambda config: UpperHalf())
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: UpperHalf())
     config = config_of(tiny_config, **{"crf.enabled": True, "eval.boundary": 0.0})
     found = score(config, made, resolution=resolution)
     assert found.boundary is found.refined_boundary is None
