@@ -411,7 +411,7 @@ def test_crf_runs_where_pydensecrf_is_missing(whole_run, tiny_config, tmp_path, 
     raw, after = np.array(figures["confusion"]), np.array(figures["crf"]["confusion"])
     np.testing.assert_array_equal(after.sum(1), raw.sum(1))
     assert np.any(after != raw)
-    assert "CRF engine: device" in table.format_table(figures)
+    assert "CRF by device" in table.format_table(figures)
 
 
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):

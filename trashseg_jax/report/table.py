@@ -76,10 +76,14 @@ def describe_weights(figures: dict[str, Any]) -> str:
 
 
 def describe_scoring(figures: dict[str, Any]) -> str:
-    """Returns which pixels were counted, how the network saw them, and if it was calibrated."""
+    """Returns which pixels were counted, how the network saw them, and what was done behind it."""
     scored = [figures, *figures.get("models", [])]
-    return _describe_pixels(figures) + (
-        ", calibrated" if any("calibration" in one for one in scored) else ""
+    calibrated = any("calibration" in one for one in scored)
+    engine = figures.get("crf", {}).get("engine")  # which runs of earlier versions have not
+    return (
+        _describe_pixels(figures)
+        + (", calibrated" if calibrated else "")
+        + (f", CRF by {engine}" if engine else "")
     )
 
 
@@ -195,14 +199,12 @@ def read_otherwise(figures: dict[str, Any]) -> list[str]:
 
 
 def not_refined(figures: dict[str, Any]) -> list[str]:
-    """Returns lines on the CRF and on the images that it failed for."""
-    crf, lines = figures.get("crf", {}), []
-    if engine := crf.get("engine"):  # which runs of earlier versions have not
-        lines.append(f"CRF engine: {engine}")
-    if failed := crf.get("failed", []):
-        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
-        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
-    return lines
+    """Returns lines on the images that the CRF failed for."""
+    failed = figures.get("crf", {}).get("failed", [])
+    if not failed:
+        return []
+    lines = [f"image {image['id']}: {image['reason']}" for image in failed]
+    return [f"the CRF failed, so that these count as predicted: {len(failed)}", *lines]
 
 
 def score_titles(figures: dict[str, Any]) -> list[str]:
