@@ -41,7 +41,7 @@ install-dev: .venv/installed-dev
 	.venv/bin/python -m pip install -q --no-deps -e .
 	touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-onnx.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-onnx.txt requirements-tune.txt
 	.venv/bin/python -m pip install -q -r requirements-dev.txt
 	touch $@
 

@@ -101,6 +101,9 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             "calibration": True,
             "tag": "",  # ends the name of an evaluation's folder: evaluations/SPLIT-STEP-TAG
             "common_share": 0.001,  # `miou_common` leaves out classes with less of the pixels
+            # Boundary IoU is of the pixels so near to a class's boundary, as a share of the image's
+            # diagonal; 0: it is left out.
+            "boundary": 0.02,
         }
     )
     # Refines the final evaluation's predictions (see docs/crf.md). A sxy is in pixels
@@ -119,14 +122,18 @@ def get_config(dataset: str = "demo") -> ConfigDict:
             # Of pydensecrf: processes; -1: one a core, 0: none, refines between the batches.
             "workers": -1,
             "timeout": 300.0,  # seconds an image may take a process, before another one tries
+            "tuned_on": "",  # DATASET/SPLIT of the images that scripts/tune_crf.py tuned it on
         }
     )
     # What --mode=calibrate fits, and on which images (docs/calibration.md).
     config.calibration = ConfigDict(
         {
-            # prior: class weights and sampling are taken back, as far as is best for the mIoU;
-            # temperature: one factor on the logits; bias: that and an addend a class.
+            # prior: class weights and sampling are taken back; temperature: one factor on the
+            # logits; bias: that and an addend a class.
             "method": "prior",
+            # Of prior: how far they are taken back. best: as is best for the mIoU; or a number as
+            # text, "0.4", of which 0 is not at all and 1 is entirely.
+            "strength": "best",
             "split": "val",  # or train, of which the network is too sure
             # Of its images: those at even or at odd places, whose others judge what is fitted; all,
             # where eval.split is another one.
@@ -155,6 +162,7 @@ def _data(dataset: str) -> ConfigDict:
             # Of the folder: one of FORMATS in trashseg_jax/data/formats.
             "format": data_format(dataset),
             "dir": "",  # the folder with the json files and images; the demo makes its own
+            # Below `dir`; a pattern, "batch_*/data.json", takes in several.
             **(single if dataset == "taco" else pair),
             # Below `dir`, "" where they are found by themselves: folders of a split's images and
             # of its label images (docs/class_maps.md), and texts or jsons that list its names.

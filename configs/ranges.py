@@ -7,7 +7,17 @@ from collections.abc import Callable
 from trashseg_jax.configs.default import DATASETS, data_format, get_config
 from trashseg_jax.data import mix
 from trashseg_jax.errors import InputError, show
-from trashseg_jax.rules import CLASS_WEIGHT, AnyOf, Number, Numbers, OneOf, Rule, Text, YesOrNo
+from trashseg_jax.rules import (
+    CLASS_WEIGHT,
+    AnyOf,
+    Number,
+    Numbers,
+    OneOf,
+    Rule,
+    Text,
+    WordOrNumber,
+    YesOrNo,
+)
 from trashseg_jax.settings import (
     Config,
     check_hold,
@@ -171,12 +181,14 @@ RANGES: dict[str, Rule] = {
     ),
     "eval.checkpoint": Text("latest, best or a step's number", r"latest|best|[0-9]+"),
     "eval.common_share": SHARE_BELOW_ONE,
+    "eval.boundary": Number(at_least=0, note="no boundary IoU", at_most=1),
     "eval.calibration": YES_OR_NO,
     "eval.tag": Text(
         'a plain name, the end of a folder\'s, or ""', r"([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})?"
     ),
     # calibration
     "calibration.method": OneOf(("prior", "temperature", "bias")),
+    "calibration.strength": WordOrNumber("best", Number(at_least=0, at_most=1.5)),
     "calibration.split": OneOf(("train", "val")),
     "calibration.images": OneOf(("even", "odd", "all")),
     "calibration.undo_focal": YES_OR_NO,
@@ -192,6 +204,7 @@ RANGES: dict[str, Rule] = {
     "crf.bilateral_compat": COMPAT,
     "crf.workers": Number(whole=True, at_least=-1, note="one a core", at_most=1024),
     "crf.timeout": Number(above=0, at_most=10**6),  # seconds
+    "crf.tuned_on": Text('a data set and its split, DATASET/SPLIT, or ""', r"([^/]+/(train|val))?"),
 }
 
 
@@ -481,6 +494,15 @@ def _check_tile_scale(config: Config) -> None:
         )
 
 
+def _check_strength(config: Config) -> None:
+    strength, method = config.calibration.strength, config.calibration.method
+    if strength != "best" and method != "prior":
+        raise InputError(
+            f"config.calibration.strength={strength}: only calibration.method='prior' reads it, "
+            f"and this is {method!r}; leave it at best"
+        )
+
+
 AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_length,
     _check_warmup,
@@ -502,4 +524,5 @@ AT_ODDS: tuple[Callable[[Config], None], ...] = (
     _check_tversky,
     _check_resolution,
     _check_tile_scale,
+    _check_strength,
 )

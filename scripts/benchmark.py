@@ -9,6 +9,7 @@ results that --store has written to docs/benchmarks.json.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import statistics
@@ -38,7 +39,14 @@ SUBJECTS = {  # ours, the peer; and what ours would reach if all but it were ove
     "predict-phone-masks": ("bench.prediction:masks_phone", PEER_PHONE, MODEL),
     "crf": ("bench.refinement:pooled", "bench.refinement:serial"),
     "crf-device": ("bench.refinement:on_device", "bench.refinement:serial"),
+    # What people turn on, beside our own plain step.
+    "train-accumulate": ("bench.model:train_accumulated", "bench.model:train"),
+    "train-remat": ("bench.model:train_remat", "bench.model:train"),
+    "train-dilated": ("bench.model:train_dilated", "bench.model:train"),
 }
+DTYPES = ("float32", "bfloat16")
+LAYOUTS = ("channels_last", "contiguous")
+OF_NETWORK = ("train", "infer", "eval")  # which have all dtypes and layouts
 FLOORS = ("bench.machine:multiply", "bench.machine:copy")
 
 
@@ -48,7 +56,13 @@ def main() -> None:
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(subjects)}")
     parser.add_argument("--size", type=int, default=512, help="pixels of an image's side")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--layout", choices=LAYOUTS, default="channels_last", help="the peer's")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help=f"each side in all dtypes, and layouts, best against best; {', '.join(OF_NETWORK)}",
+    )
     parser.add_argument("--encoder", default="resnet34")
     parser.add_argument("--rounds", type=int, default=7, help="at least 2")
     parser.add_argument("--data_dir", type=Path, help="COCO folder for input; else rendered scenes")
@@ -71,6 +85,9 @@ def main() -> None:
     options = Options(**{name: getattr(arguments, name) for name in names})
     if not arguments.subjects:
         parser.error(f"name at least one subject: {', '.join(subjects)}")
+    if arguments.best:
+        measure_best(arguments.subjects, options, arguments.rounds, parser)
+        return
     results = [measure(name, options, arguments.rounds) for name in arguments.subjects]
     if arguments.out:
         write_json(arguments.out, results)
@@ -82,16 +99,19 @@ def measure(subject: str, options: Options, rounds: int) -> dict[str, Any]:
     """Returns a subject's figures, which it prints."""
     about = {"subject": subject, **dataclasses.asdict(options), "rounds": rounds}
     about["data_dir"] = options.data_dir and options.data_dir.name
-    machine = interleave.call("bench.machine:describe")
+    machine = describe_machine(options)
     run = measure_startup if subject == "startup" else measure_rates
     result = {**about, **run(subject, options, rounds), "machine": machine}
+    if "flops" in result["facts"]:
+        result["shares"] = shares(result, machine)
     print(describe(result), flush=True)
     return result
 
 
 def measure_rates(subject: str, options: Options, rounds: int) -> dict[str, Any]:
     load = os.getloadavg()[0]
-    ours, peer, *model = interleave.time_in_turns(SUBJECTS[subject], options, rounds=rounds)
+    competitors = [(name, options) for name in SUBJECTS[subject]]
+    ours, peer, *model = interleave.time_in_turns(competitors, rounds=rounds)
     middle, low, high = interleave.ratio(ours, peer)
     return {
         "ratio": middle,
@@ -101,22 +121,51 @@ def measure_rates(subject: str, options: Options, rounds: int) -> dict[str, Any]
         "facts": ours.facts,
         "load_before": load,
         **({"share_of_model": interleave.ratio(ours, *model)} if model else {}),
-        **({"floor": floor(ours, options)} if "flops" in ours.facts else {}),
     }
 
 
-def floor(ours: interleave.Timing, options: Options) -> dict[str, float]:
-    """Returns the machine's peaks, and which share of each a repetition reached."""
-    product, copied = interleave.time_in_turns(FLOORS, options, rounds=5)
-    peak_flops = product.facts["flops"] / min(product.seconds)
-    peak_bytes = copied.facts["bytes"] / min(copied.seconds)
-    seconds = statistics.median(ours.seconds)
+def describe_machine(options: Options) -> dict[str, Any]:
+    """Returns what the machine is, and its peaks: operations and bytes a second."""
+    product, copied = interleave.time_in_turns([(name, options) for name in FLOORS], rounds=5)
     return {
-        "peak_flops": peak_flops,
-        "peak_bytes": peak_bytes,
-        "share_of_flops": ours.facts["flops"] / seconds / peak_flops,
-        "share_of_bytes": ours.facts["bytes"] / seconds / peak_bytes,
+        **interleave.call("bench.machine:describe"),
+        "peak_flops": product.facts["flops"] / min(product.seconds),
+        "peak_bytes": copied.facts["bytes"] / min(copied.seconds),
     }
+
+
+def shares(result: dict[str, Any], machine: dict[str, Any]) -> dict[str, float]:
+    """Returns which share of each of the machine's peaks a repetition of ours reached."""
+    seconds = statistics.median(result["seconds"]["ours"])
+    facts = result["facts"]
+    return {key: facts[key] / seconds / machine[f"peak_{key}"] for key in ("flops", "bytes")}
+
+
+def measure_best(
+    subjects: list[str], options: Options, rounds: int, parser: argparse.ArgumentParser
+) -> None:
+    """Prints how fast both sides are in each of their forms, and the ratio of the fastest."""
+    if unfit := [name for name in subjects if name not in OF_NETWORK]:
+        parser.error(f"--best: is for {', '.join(OF_NETWORK)}, not for {', '.join(unfit)}")
+    ours_forms = [{"dtype": dtype} for dtype in DTYPES]
+    peer_forms = [
+        {"dtype": dtype, "layout": layout} for dtype, layout in itertools.product(DTYPES, LAYOUTS)
+    ]
+    machine = describe_machine(options)
+    for subject in subjects:
+        ours, peer = SUBJECTS[subject]
+        forms = [("ours", ours, form) for form in ours_forms]
+        forms += [("peer", peer, form) for form in peer_forms]
+        competitors = [(name, dataclasses.replace(options, **form)) for _, name, form in forms]
+        timings = interleave.time_in_turns(competitors, rounds=rounds)
+        best = {}
+        print(f"{subject} {options.encoder} {options.size}x{options.size} batch {options.batch}")
+        print(f"  on {describe_peaks(machine)}")
+        for (side, _, form), timing in zip(forms, timings, strict=True):
+            print(f"  {side} {', '.join(form.values())}: {timing.rate:.2f} images/s")
+            best[side] = max(best.get(side, timing), timing, key=lambda one: one.rate)
+        middle, low, high = interleave.ratio(best["ours"], best["peer"])
+        print(f"  best against best: {middle:.2f}x (quartiles {low:.2f} to {high:.2f})", flush=True)
 
 
 def measure_startup(subject: str, options: Options, rounds: int) -> dict[str, Any]:
@@ -135,7 +184,7 @@ def describe(result: dict[str, Any]) -> str:
     low, high = result["quartiles"]
     parts = [
         f"{result['subject']} {result['encoder']} {result['size']}x{result['size']} "
-        f"batch {result['batch']} {result['dtype']} on {result['machine']['device']}: "
+        f"batch {result['batch']} {result['dtype']} on {describe_peaks(result['machine'])}: "
         f"{result['ratio']:.2f}x the peer (quartiles {low:.2f} to {high:.2f})"
     ]
     if rates := result.get("images_per_second"):
@@ -146,20 +195,30 @@ def describe(result: dict[str, Any]) -> str:
     if share := result.get("share_of_model"):
         middle, low, high = share
         parts.append(f"  {middle:.0%} of the bare model (quartiles {low:.0%} to {high:.0%})")
-    if shares := result.get("floor"):
+    if reached := result.get("shares"):
+        facts = result["facts"]
         parts.append(
-            f"  {result['facts']['flops'] / 1e9:.1f} GFLOP, {result['facts']['bytes'] / 1e9:.2f} GB"
-            f" a repetition: {shares['share_of_flops']:.0%} of the matrix peak"
-            f" ({shares['peak_flops'] / 1e9:.0f} GFLOP/s), {shares['share_of_bytes']:.0%} of the"
-            f" copy bandwidth ({shares['peak_bytes'] / 1e9:.1f} GB/s)"
+            f"  {facts['flops'] / 1e9:.1f} GFLOP, {facts['bytes'] / 1e9:.2f} GB a repetition: "
+            f"{reached['flops']:.0%} of the matrix peak, {reached['bytes']:.0%} of the copy "
+            "bandwidth"
         )
     return "\n".join(parts)
 
 
+def describe_peaks(machine: dict[str, Any]) -> str:
+    """Returns a device or processor with its peaks, as a table should name it."""
+    device = machine["device"]
+    name = machine["processor"] if device == "cpu" else device
+    return (
+        f"{name}, {machine['peak_flops'] / 1e9:.0f} GFLOP/s, {machine['peak_bytes'] / 1e9:.0f} GB/s"
+    )
+
+
 def key(result: dict[str, Any]) -> tuple[Any, ...]:
     """Returns what makes two results comparable."""
-    names = ("subject", "size", "batch", "dtype", "encoder", "data_dir", "workers")
-    return (*(result[name] for name in names), result["machine"]["device"])
+    names = ("subject", "size", "batch", "dtype", "layout", "encoder", "data_dir", "workers")
+    machine = result["machine"]
+    return (*(result[name] for name in names), machine["device"], machine["processor"])
 
 
 def store(results: list[dict[str, Any]]) -> None:
@@ -177,15 +236,20 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Measures again what is stored for this device; returns 1 if a ratio has fallen, else 0."""
-    device = interleave.call("bench.machine:describe")["device"]
+    """Measures again what is stored for this machine; returns 1 if a ratio has fallen, else 0.
+
+    That is one with the same device and the same processor: ratios differ from one to another.
+    """
+    machine = interleave.call("bench.machine:describe")
     wanted = [
         result
         for result in read_stored()
-        if result["machine"]["device"] == device
+        if all(result["machine"][name] == machine[name] for name in ("device", "processor"))
         and (not arguments.subjects or result["subject"] in arguments.subjects)
     ]
     fallen = [r for r in wanted if not holds(r, arguments)]
+    if not wanted:
+        print(f"nothing of these is stored for {machine['processor']}, {machine['device']}")
     print(f"{len(wanted) - len(fallen)} of {len(wanted)} ratios hold")
     return int(bool(fallen) or not wanted)
 

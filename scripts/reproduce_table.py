@@ -344,10 +344,12 @@ def mean_without(iou: dict[str, float | None], name: str) -> float | None:
 
 
 def measured_column(seeds: Sequence[dict[str, Any]], rarest: str) -> Column:
-    """Returns scores by row name: the classes, mIoU, mIoU without the rarest class."""
+    """Returns scores by row name: the classes, mIoU, without the rarest class, of boundaries."""
     rows = {name: score([f["iou"][name] for f in seeds]) for name in seeds[0]["iou"]}
     rows["mIoU"] = score([f["miou"] for f in seeds])
     rows[f"mIoU without {rarest}"] = score([mean_without(f["iou"], rarest) for f in seeds])
+    # Runs of earlier versions have none.
+    rows["boundary mIoU"] = score([f.get("boundary_miou") for f in seeds])
     return rows
 
 

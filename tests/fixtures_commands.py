@@ -54,3 +54,10 @@ def predict_files(monkeypatch, *arguments):
 def export_folder(monkeypatch, *arguments):
     """`python -m trashseg_jax.export`."""
     return _call(monkeypatch, "trashseg_jax.export", export.main, arguments, parse=export.parse)
+
+
+def tune_crf(monkeypatch, *arguments):
+    """`python scripts/tune_crf.py`."""
+    import tune_crf as script
+
+    return _call(monkeypatch, "tune_crf", script.main, arguments)

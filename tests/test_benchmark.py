@@ -4,14 +4,14 @@ import sys
 import pytest
 
 import benchmark as script
-from bench import interleave
+from bench import interleave, machine
 from bench.interleave import Timing
 
 
 def test_competitors_take_turns_in_processes_of_their_own(tmp_path):
     log = tmp_path / "log"
     names = ["fixtures_bench:first", "fixtures_bench:second"]
-    timings = interleave.time_in_turns(names, log, rounds=3)
+    timings = interleave.time_in_turns([(name, log) for name in names], rounds=3)
     assert log.read_text() == "ABABAB"
     for timing in timings:
         assert len(timing.seconds) == 3
@@ -22,7 +22,7 @@ def test_competitors_take_turns_in_processes_of_their_own(tmp_path):
 
 def test_a_competitor_that_fails_ends_the_run_by_its_name(tmp_path):
     with pytest.raises(SystemExit, match="fixtures_bench:failing failed"):
-        interleave.time_in_turns(["fixtures_bench:failing"], tmp_path, rounds=2)
+        interleave.time_in_turns([("fixtures_bench:failing", tmp_path)], rounds=2)
 
 
 def test_ratio_is_the_median_of_the_rounds_own_ratios():
@@ -50,15 +50,15 @@ def stored(tmp_path, monkeypatch):
 
     def measure(subject, options, rounds):
         about = {name: getattr(options, name) for name in OPTIONS}
-        machine = {"device": "abacus"}
-        return {"subject": subject, **about, "ratio": ratios[subject], "machine": machine}
+        return {"subject": subject, **about, "ratio": ratios[subject], "machine": dict(MACHINE)}
 
     monkeypatch.setattr(script, "measure", measure)
-    monkeypatch.setattr(interleave, "call", lambda name: {"device": "abacus"})
+    monkeypatch.setattr(interleave, "call", lambda name: MACHINE)
     return ratios
 
 
-OPTIONS = ("size", "batch", "dtype", "encoder", "data_dir", "workers")
+OPTIONS = ("size", "batch", "dtype", "layout", "encoder", "data_dir", "workers")
+MACHINE = {"device": "cpu", "processor": "abacus"}
 
 
 def run(monkeypatch, *arguments):
@@ -96,6 +96,53 @@ def test_check_fails_where_a_ratio_has_fallen_by_more_than_the_tolerance(
 
 def test_check_without_a_stored_result_for_the_device_fails(stored, monkeypatch):
     assert check(monkeypatch) == 1
+
+
+def test_results_of_two_processors_stand_side_by_side_and_each_is_checked_by_its_own(
+    stored, monkeypatch, capsys
+):
+    run(monkeypatch, "train", "--store")
+    monkeypatch.setitem(MACHINE, "processor", "slide rule")
+    stored["train"] = 0.5
+    assert check(monkeypatch) == 1
+    assert "nothing of these is stored for slide rule" in capsys.readouterr().out
+    run(monkeypatch, "train", "--store")
+    assert len(json.loads(script.STORED.read_text())) == 2
+    assert check(monkeypatch) == 0  # though the other processor's ratio was four times that
+
+
+def test_a_processor_is_named_by_family_and_widest_instructions():
+    flags = "fpu avx2 avx512f avx512_bf16"
+    cpuinfo = {"cpu family": "26", "model": "2", "flags": flags}
+    described = machine.describe_processor("AMD EPYC", cpuinfo, cores=2)
+    assert described == "2 x AMD EPYC (family 26, model 2, avx512_bf16)"
+    assert machine.describe_processor("abacus", {}, cores=1) == "1 x abacus"
+
+
+def test_best_takes_each_sides_fastest_form(monkeypatch, capsys):
+    seconds = {"float32 channels_last": 1.0, "bfloat16 channels_last": 2.0}  # ours
+    seconds |= {"float32 contiguous": 4.0, "bfloat16 contiguous": 0.5}
+
+    def time_in_turns(competitors, *, rounds):
+        times = []
+        for name, options in competitors:
+            factor = 3.0 if "torch" in name else 1.0
+            one = factor * seconds[f"{options.dtype} {options.layout}"]
+            times.append(Timing([one] * rounds, images=8, facts={}))
+        return times
+
+    peaks = {"peak_flops": 1e9, "peak_bytes": 1e9}
+    monkeypatch.setattr(interleave, "time_in_turns", time_in_turns)
+    monkeypatch.setattr(script, "describe_machine", lambda options: {**MACHINE, **peaks})
+    run(monkeypatch, "train", "--best", "--rounds=2")
+    # Ours at best 1 s, in float32; the peer's 1.5 s, in bfloat16 and contiguous.
+    assert "best against best: 1.50x" in capsys.readouterr().out
+
+
+def test_best_is_refused_for_what_has_no_network(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, "crf", "--best")
+    assert "--best: is for train, infer, eval, not for crf" in capsys.readouterr().err
 
 
 def test_an_unknown_subject_is_refused(stored, monkeypatch, capsys):

@@ -11,6 +11,8 @@ import pytest
 from fixtures_coco import box, data_folder, write_coco_folder
 from PIL import Image
 
+from configs import default
+from trashseg_jax import build
 from trashseg_jax.data import builder, copies, records
 from trashseg_jax.data.formats import coco
 from trashseg_jax.data.host_tensorflow import tf
@@ -200,6 +202,19 @@ def test_one_json_is_split_by_file_name_alone(tmp_path):
     assert split(names[::-1]) == first
     more = split([*names, "new.png"])
     assert len(first["val"] ^ more["val"]) <= 2  # one may come in for another
+
+
+def test_a_share_held_out_of_several_jsons_is_that_share_where_it_is_only_scored(tmp_path):
+    for batch in ("b1", "b2"):
+        (tmp_path / batch).mkdir()
+        image = np.full((8, 9, 3), ord(batch[1]), np.uint8)
+        notes = [{"file_name": "0.png", "category": "Paper", "segmentation": [box(1, 1, 3, 4)]}]
+        write_coco_folder(tmp_path / batch, images={"0.png": image}, annotations=notes)
+    config = default.get_config("coco")
+    both = {"train_file": "b*/train.json", "val_file": "b*/train.json", "val_fraction": 0.5}
+    config.data.update({"dir": str(tmp_path), "cache_dir": str(tmp_path / "cache"), **both})
+    data = build.build_data(config, for_training=False)
+    assert {split: len(data.source(split)) for split in data.splits} == {"train": 1, "val": 1}
 
 
 def test_annotations_outside_the_image_are_counted(tmp_path):

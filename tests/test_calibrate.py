@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import fixtures_commands
 import jax
@@ -19,6 +20,7 @@ from trashseg_jax.data.augment import make_normalize
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.refine import calibration
+from trashseg_jax.report import table
 
 # A strong one, so that what applies it shows.
 STRONG = {"strength": 1.0, "temperature": 2.0}
@@ -75,6 +77,12 @@ def confusion_of(logits, labels):
     return metrics.count_confusion(labels[None], found[None], num_classes=11)[0]
 
 
+def corrected(logits, labels, fitted, strength):
+    """The confusion matrix of a network's logits less strength times weight."""
+    undone = np.asarray(calibration.undo_focal(jnp.asarray(logits), gamma=2.0))
+    return confusion_of(undone - strength * np.array(fitted.log_weight), labels)
+
+
 def test_the_strength_is_the_best_of_its_half_and_the_figures_are_those_of_the_other(
     calibrated, tiny_config
 ):
@@ -87,10 +95,7 @@ def test_the_strength_is_the_best_of_its_half_and_the_figures_are_those_of_the_o
     assert len(images) == report["num_images"] == 5
 
     def miou(strength, chosen):
-        undone = [calibration.undo_focal(jnp.asarray(logits), gamma=2.0) for logits, _ in chosen]
-        moved = [np.asarray(one) - strength * np.array(fitted.log_weight) for one in undone]
-        counts = [confusion_of(one, y) for one, (_, y) in zip(moved, chosen, strict=True)]
-        count = np.sum(counts, 0)
+        count = sum(corrected(logits, y, fitted, strength) for logits, y in chosen)
         return metrics.iou(count)[count.sum(1) > 0].mean()
 
     curves = [[miou(s, images[half::2]) for s in calibrate.STRENGTHS] for half in (0, 1)]
@@ -100,6 +105,72 @@ def test_the_strength_is_the_best_of_its_half_and_the_figures_are_those_of_the_o
         assert curve[calibrate.STRENGTHS.index(strength)] == pytest.approx(max(curve), abs=2e-3)
     assert fitted.strength == found[0]
     assert (fitted.images, fitted.num_images, fitted.step) == ("even", 3, 2)
+
+
+def test_a_strength_that_is_given_is_kept_and_judged(
+    trained, tmp_path, monkeypatch, capsys, tiny_config
+):
+    """On both halves, so that the figures are of all images; the temperature is still fitted."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    flags = ["--config.calibration.strength=0.4", "--config.calibration.pixels=2000"]
+    fixtures_commands.calibrate(monkeypatch, *run_flags(folder), *flags)
+    report, printed = report_of(folder), capsys.readouterr().out
+    fitted = calibration.read(folder / "calibration.json", classes=report["calibration"]["classes"])
+    found = report["two_fold"]["prior"]
+    assert fitted.strength == 0.4
+    assert found["strength"] == [0.4, 0.4]
+    assert fitted.temperature != 1
+    images = logits_and_labels(folder, tiny_config())
+    count = sum(corrected(logits, y, fitted, 0.4) for logits, y in images)
+    expected = metrics.iou(count)[count.sum(1) > 0].mean()
+    assert found["miou"] == pytest.approx(expected, abs=2e-3)
+    assert "strength 0.4 (given), temperature" in printed
+
+
+def test_a_strength_is_refused_where_there_is_nothing_to_take_back(tiny_config):
+    prior = strong(make_model()).calibration
+    config = tiny_config()
+    config.calibration.strength = "0.4"
+    assert calibrate.given_strength(config, prior) == 0.4
+    alike = dataclasses.replace(prior, log_weight=(0.5,) * len(prior.classes))
+    with pytest.raises(InputError, match=r"strength=0\.4: changes nothing, as the run's loss"):
+        calibrate.given_strength(config, alike)
+    config.calibration.strength = "best"
+    assert calibrate.given_strength(config, alike) is None
+
+
+def test_the_table_tells_what_strengths_make_of_the_rare_classes_and_which_are_lost(calibrated):
+    """In the first report the strength is not given; here the kept method loses two classes."""
+    report = report_of(calibrated)
+    assert "(given)" not in table.format_calibration(report)
+    names = report["calibration"]["classes"]
+    weights = dict(zip(names, range(11), strict=True))  # the last class weighs most
+    report["calibration"]["log_weight"] = list(weights.values())
+    hit = dict.fromkeys(names, 0.5)
+    report["two_fold"]["raw"]["iou"] = {**hit, names[1]: 0.0, names[2]: None}
+    gone = dict.fromkeys(names[1:5], 0.0)
+    report["two_fold"]["prior"]["iou"] = {**hit, **gone}
+    report["curve"]["iou"][names[-1]] = [0.25, 0.2, 0.125, *[None] * 13]
+    lines = table.format_calibration(report).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("prior's strength"))
+    assert lines[start].split()[2:] == ["0", "0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4"]
+    cells = [f"{value:.4f}" for value in report["curve"]["miou"][::2]]
+    assert lines[start + 1].split() == ["mIoU", *cells]
+    shown = [line.split("  ")[0] for line in lines[start + 2 : start + 6]]
+    assert shown == names[:-5:-1]
+    assert lines[start + 2].split()[1:4] == ["0.2500", "0.1250", "absent"]
+    assert f"prior loses what raw hit: {names[3]}, {names[4]}" in lines
+
+
+def test_a_class_that_is_not_in_the_truth_has_no_curve():
+    """However often it is predicted; one that is there and never hit has 0."""
+    confusion = np.array([[[5, 1, 2], [0, 0, 0], [3, 0, 0]]] * len(calibrate.STRENGTHS))
+    curve = calibrate.describe_curve(confusion, ("a", "b", "c"))
+    assert set(curve["iou"]["a"]) == {5 / 11}
+    assert set(curve["iou"]["b"]) == {None}
+    assert set(curve["iou"]["c"]) == {0.0}
+    assert set(curve["miou"]) == {5 / 22}
 
 
 def test_weights_are_those_of_the_run_s_record(calibrated):
@@ -150,11 +221,12 @@ def test_what_one_half_shows_changes_nothing_that_is_fitted_on_the_other():
     )
     curve = rng.integers(0, 50, (2, 6, 11, 11))
     by_strength = [dataclasses.replace(raw, strength=s) for s in (0.0, 1.0)]
-    before = calibrate.fit_all(raw, by_strength, pixels, curve, images="even")
+    fit = partial(calibrate.fit_all, raw, by_strength, pixels, curve)
+    before = fit(images="even", strength=None)
     odd = images % 2 == 1
     pixels.labels[odd], curve[:, 1::2] = 10 - pixels.labels[odd], curve[::-1, 1::2]
-    assert calibrate.fit_all(raw, by_strength, pixels, curve, images="even") == before
-    assert calibrate.fit_all(raw, by_strength, pixels, curve, images="odd") != before
+    assert fit(images="even", strength=None) == before
+    assert fit(images="odd", strength=None) != before
     assert before["prior"].num_images == 3
 
 

@@ -436,6 +436,78 @@ def test_a_missing_json_of_val_says_how_to_hold_out_a_share_of_the_other(tmp_pat
         coco.read_splits(data_folder(tmp_path))
 
 
+# Several jsons for a split
+
+
+def batches(folder, *numbers):
+    """Writes a folder for each number with a json, images 0.png and 1.png, an annotation each."""
+    for number in numbers:
+        notes = [
+            {"file_name": name, "category": kind, "segmentation": [box(0, 0, 2, 2)]}
+            for name, kind in (("0.png", "Paper"), ("1.png", "Metal"))
+        ]
+        images = dict.fromkeys(("0.png", "1.png"), PIXELS)
+        (folder / f"b{number}").mkdir()
+        write_coco_folder(folder / f"b{number}", images=images, annotations=notes)
+
+
+def read_batches(folder, **options):
+    given = {"train_file": "b*/train.json", "val_file": "b*/train.json", **options}
+    return coco.read_splits(data_folder(folder, **given))
+
+
+def test_a_pattern_takes_in_all_jsons_that_it_fits_with_ids_and_names_of_their_own(tmp_path):
+    batches(tmp_path, 10, 9, 11)
+    splits = read_batches(tmp_path, train_file="b1*/train.json", val_file="b9/train.json")
+    train, val = splits.records["train"], splits.records["val"]
+    names = ["b10/0.png", "b10/1.png", "b11/0.png", "b11/1.png"]
+    assert [one.file_name for one in train] == names
+    assert [one.path for one in train] == [tmp_path / name for name in names]
+    assert [one.id for one in train] == [0, 1, 2, 3]
+    assert [one.source.items[0].label for one in train] == [2, 4, 2, 4]
+    assert [(one.id, one.file_name) for one in val] == [(0, "0.png"), (1, "1.png")]
+    assert not splits.held_out
+
+
+def test_the_same_pattern_twice_holds_out_a_share_by_the_whole_names(tmp_path):
+    batches(tmp_path, *range(10, 20))
+    splits = read_batches(tmp_path, val_fraction=0.25)
+    train, val = ({one.file_name for one in splits.records[split]} for split in ("train", "val"))
+    assert (len(train), len(val), len(train | val)) == (15, 5, 20)
+    assert splits.held_out
+
+
+def test_an_image_of_two_jsons_is_refused(tmp_path):
+    batches(tmp_path, 1, 2)
+    content = json.loads((tmp_path / "b1/train.json").read_text())
+    content["images"][0]["file_name"] = "b2/0.png"
+    (tmp_path / "b1/train.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"2 of the json files have the image 'b2/0\.png'"):
+        read_batches(tmp_path)
+
+
+def test_a_list_does_not_go_with_several_jsons(tmp_path):
+    batches(tmp_path, 1, 2)
+    (tmp_path / "list.txt").write_text("b1/0.png")
+    lists = {"train_list": "list.txt", "val_list": "list.txt"}
+    with pytest.raises(InputError, match=r"config\.data\.train_file fits 2; leave the list out"):
+        read_batches(tmp_path, **lists)
+
+
+def test_a_pattern_that_fits_nothing_names_what_there_is(tmp_path):
+    batches(tmp_path, 1)
+    with pytest.raises(InputError, match=r"c\*/train\.json: does not exist; .*: b1/train\.json"):
+        read_batches(tmp_path, train_file="c*/train.json")
+
+
+def test_a_file_whose_name_has_a_patterns_characters_is_that_file(tmp_path):
+    (tmp_path / "set [1]").mkdir()
+    batches(tmp_path / "set [1]", 1)
+    (tmp_path / "set [1]" / "b1/train.json").rename(tmp_path / "set [1]" / "b1/[t]*.json")
+    splits = read_batches(tmp_path / "set [1]", train_file="b1/[t]*.json", val_file="b?/[[]t*")
+    assert [len(records) for records in splits.records.values()] == [2, 2]
+
+
 # Real data, where it is present
 
 

@@ -48,7 +48,8 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     trained = call(*flags_of(tiny_config()), f"--workdir={workdir}")
     assert trained.returncode == 0, trained.stderr
     figures = json.loads((workdir / "metrics.json").read_text())
-    assert re.search(rf"^mIoU +{figures['miou']:.4f}$", trained.stdout, re.MULTILINE)
+    means = rf"{figures['miou']:.4f} +{figures['boundary_miou']:.4f}"
+    assert re.search(rf"^mIoU +{means}$", trained.stdout, re.MULTILINE)
     assert "aistage/val: 5 images, step 2" in trained.stdout
     config = json.loads((workdir / "config.json").read_text())
     assert (config["train"]["steps"], config["train"]["epochs"]) == (2, 0.0)

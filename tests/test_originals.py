@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trashseg_jax import build, evaluate, inference, steps
+from trashseg_jax import boundary, build, evaluate, inference, steps
 from trashseg_jax.data import augment, originals, pipeline, scaling
 from trashseg_jax.data.label_codec import decode_label, encode_label
 from trashseg_jax.devices import sharding
@@ -44,7 +44,7 @@ def records(sizes=SIZES, image_format="PNG"):
 
 
 def score(config, made, *, resolution, model=None):
-    images = [(f"{place}.png", "") for place in range(len(made))]
+    images = [(str(one["id"]), "digest") for one in made]
     data = SimpleNamespace(source=lambda split: made, classes=CLASSES, images=lambda split: images)
     loss = build.build_loss(config, np.ones(3))
     scorer = evaluate.build_scorer(
@@ -95,11 +95,13 @@ def test_evaluation_counts_the_classes_that_prediction_writes(tiny_config, scale
         batch_size=1,
     )
     images = (scaling.decode_photo(record["image"]) for record in made)
-    expected = np.zeros((len(made), 3, 3), int)
+    expected, near = np.zeros((len(made), 3, 3), int), []
     for counts, label, one in zip(expected, labels, segmenter.segment(images), strict=True):
         np.add.at(counts, (label[label < 3], one.classes[label < 3]), 1)
+        near.append(boundary.count_overlaps(label, one.classes, num_classes=3, share=0.02))
     assert found.ids.tolist() == list(range(len(made)))
     np.testing.assert_array_equal(found.confusion, expected)
+    np.testing.assert_array_equal(found.boundary, near)
     assert np.all(expected.sum((1, 2)) < [h * w for h, w in SIZES])
 
 
@@ -111,6 +113,8 @@ def test_evaluation_at_the_photographs_size_is_the_scaled_one_where_nothing_is_s
             score(config_of(tiny_config), made, resolution=name) for name in ("original", "scaled")
         )
         np.testing.assert_array_equal(own.confusion, scaled.confusion)
+        np.testing.assert_array_equal(own.boundary, scaled.boundary)
+        assert np.ptp(own.boundary) > 0
         np.testing.assert_allclose(own.loss, scaled.loss, rtol=1e-6)
         for a, b in zip(own.samples, scaled.samples, strict=True):
             np.testing.assert_array_equal(a.image, b.image)
@@ -177,12 +181,27 @@ def test_refined_classes_are_counted_at_the_photographs_size(tiny_config, monkey
     """A CRF that answers class 1 for one image's upper half, and fails at another."""
     made, labels = records(((64, 48), (40, 64)))
 
-    monkeypatch.setattr(build, "build_crf", lambda config: UpperHalf())
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: UpperHalf())
     found = score(config_of(tiny_config, **{"crf.enabled": True}), made, resolution="original")
     upper = np.bincount(labels[0][:32][labels[0][:32] < 3], minlength=3)
     lower = np.bincount(labels[0][32:][labels[0][32:] < 3], minlength=3)
     expected = np.stack([lower, upper, np.zeros(3, int)], 1)
     np.testing.assert_array_equal(found.refined_confusion[0], expected)
     np.testing.assert_array_equal(found.refined_confusion[1], found.confusion[1])
+    halves = np.repeat(np.uint8([1, 0]), 32)[:, None].repeat(48, 1)
+    near = boundary.count_overlaps(labels[0], halves, num_classes=3, share=0.02)
+    np.testing.assert_array_equal(found.refined_boundary, [near, found.boundary[1]])
     assert found.unrefined == {1: "for the test"}
     assert jnp.isfinite(found.loss).all()
+
+
+@pytest.mark.parametrize("resolution", ["original", "scaled"])
+def test_without_a_distance_no_boundaries_are_counted(tiny_config, monkeypatch, resolution):
+    made, _ = records(((64, 48),))
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: UpperHalf())
+    config = config_of(tiny_config, **{"crf.enabled": True, "eval.boundary": 0.0})
+    found = score(config, made, resolution=resolution)
+    assert found.boundary is found.refined_boundary is None
+    data = SimpleNamespace(classes=CLASSES, problems=[], notes={})
+    figures = evaluate.summarize(config, data, found, step=0, skipped=0, resamples=0, warnings=[])
+    assert not [key for part in (figures, figures["crf"]) for key in part if "boundary_" in key]

@@ -42,6 +42,19 @@ def test_pool_gives_each_image_its_own_result(workers):
         np.testing.assert_array_equal(result, dense.refine(*pair, **OPTIONS))
 
 
+@needs_pydensecrf
+@pytest.mark.parametrize("workers", [0, 1])
+def test_options_of_an_image_take_the_place_of_the_pool_s_own(workers):
+    probs, image = scene(0)
+    others = {"iterations": 7, "bilateral_srgb": 40.0}
+    with CrfPool(workers, partial(dense.refine, **OPTIONS), timeout=60.0) as pool:
+        found = pool.submit(probs, image, **others).result()
+        again = pool.submit(probs, image).result()
+    np.testing.assert_array_equal(found, dense.refine(probs, image, **OPTIONS | others))
+    np.testing.assert_array_equal(again, dense.refine(probs, image, **OPTIONS))
+    assert (found != again).any()
+
+
 TIMEOUT = 3.0  # many times what an image takes here on a busy machine
 
 
@@ -251,18 +264,23 @@ def scored_batches(count):
 
 def test_padding_and_filling_rows_are_not_refined_and_count_nowhere():
     pool = Immediate()
-    refined = list(evaluate.refine_batches(scored_batches(3), pool, num_classes=3))
+    refined = list(
+        evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
+    )
     assert [batch["id"].tolist() for batch in refined] == [[0, 1], [2, 3], [4, 5]]
     assert [image[0, 0, 0] for _, image in pool.given] == [0, 0, 1, 1, 2]
     assert {probs.shape for probs, _ in pool.given} == {(5, 8, 3)}
     assert [int(batch["refined_confusion"][:, 1, 1].sum()) for batch in refined[:2]] == [80, 80]
     assert refined[2]["refined"].sum() == 40
+    # A distance of one pixel: the frames of 5x8 pixels, all of which are class 1 and found so.
+    near = [batch["refined_boundary"] for batch in refined]
+    assert np.concatenate(near)[:, 1].tolist() == [[22, 22]] * 5 + [[0, 0]]
     assert "probs" not in refined[0]
 
 
 def test_batch_is_handed_out_after_the_next_one_went_in():
     pool = Immediate()
-    refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3)
+    refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
     counts = [len(pool.given) for _ in refined]
     assert counts == [4, 5, 5]
 
@@ -294,7 +312,7 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     victim = list(images)[3]
     die = partial(fixtures_crf.die_at, checksum=zlib.crc32(images[victim].tobytes()))
     pool = CrfPool(2, die, timeout=60.0)
-    monkeypatch.setattr(build, "build_crf", lambda config: pool)
+    monkeypatch.setattr(build, "build_crf", lambda config, **_: pool)
     mesh = sharding.make_mesh()
     loss = build.build_loss(config, np.ones(11))
     score = evaluate.build_scorer(
@@ -307,6 +325,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     expected[:, :, 0] = result.confusion.sum(-1)
     expected[place] = result.confusion[place]
     np.testing.assert_array_equal(result.refined_confusion, expected)
+    np.testing.assert_array_equal(result.refined_boundary[place], result.boundary[place])
+    assert not np.delete(result.refined_boundary, place, 0)[:, 1:, 0].any()
     assert np.any(expected[place][:, 1:])  # it differs from the CRF's answer
 
     figures = evaluate.summarize(

@@ -25,7 +25,7 @@ from trashseg_jax.configs import (
 from trashseg_jax.data import mix
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.errors import InputError
-from trashseg_jax.rules import AnyOf, Number, Numbers, OneOf, Text, YesOrNo
+from trashseg_jax.rules import AnyOf, Number, Numbers, OneOf, Text, WordOrNumber, YesOrNo
 from trashseg_jax.settings import flatten, image_sizes, resolve_config
 
 EXPERIMENTS = (reference, focal, focal_balanced, dilated, dilated_focal, crf_focal_balanced)
@@ -190,6 +190,8 @@ def within(rule):
         case Text():
             good = WORDS.get(rule.says, ANYTHING)[0]
             return st.sampled_from([text for text in good if text or rule.holds("")])
+        case WordOrNumber():
+            return st.one_of(st.just(rule.word), numbers_within(rule.number).map(str))
         case YesOrNo():
             return st.booleans()
         case AnyOf():
@@ -207,6 +209,9 @@ def without(rule):
             return st.one_of(names, st.sampled_from(NOT_TEXT))
         case Text():
             return st.sampled_from([*WORDS.get(rule.says, ANYTHING)[1], *NOT_TEXT])
+        case WordOrNumber():
+            texts = numbers_without(rule.number).filter(lambda value: value != "1").map(str)
+            return st.one_of(texts, st.sampled_from(["", "worst", "nan", "1,0", *NOT_TEXT]))
         case YesOrNo():
             return st.sampled_from([None, 0, 1, 1.0, "True", "yes", ()])
         case AnyOf():
@@ -259,6 +264,7 @@ def test_values_outside_a_range_are_refused_in_one_line_with_key_value_and_rule(
         ("model.decoder_features", (8, 8), "(N, N, N, N, N), each a whole number from 1 to 2048"),
         ("crf.workers", -2, "a whole number from -1 (one a core) to 1024"),
         ("crf.timeout", math.inf, "a number above 0 and at most 1000000"),
+        ("crf.tuned_on", "demo", 'a data set and its split, DATASET/SPLIT, or ""'),
         ("train.remat", 1, "True or False"),
         ("eval.split", "test", "one of train, val"),
     ],
@@ -382,6 +388,10 @@ def test_demo_range_begins_where_a_split_holds_every_class():
         (
             {"eval.tile_scale": 0.5},
             "config.eval.tile_scale=0.5: only eval.scale='tile' reads it, and this is 'fit'",
+        ),
+        (
+            {"calibration.strength": "0.4", "calibration.method": "bias"},
+            "config.calibration.strength=0.4: only calibration.method='prior' .* this is 'bias'",
         ),
         (
             {"data.train_labels": "labels"},

@@ -123,6 +123,29 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     assert on_page["Glass<i> not in the truth"][:2] == ["absent", "absent"]
 
 
+def test_table_and_page_show_boundary_iou_where_it_was_counted(tmp_path):
+    """By class and their mean, raw and refined; other rows have none."""
+    raw = {"boundary_iou": {"Background": 0.5, "Metal": 0.25, "Glass<i>": None}}
+    refined = {"boundary_iou": {"Background": 0.75, "Metal": None, "Glass<i>": None}}
+    raw, refined = {**raw, "boundary_miou": 0.375}, {**refined, "boundary_miou": 0.75}
+    found = figures(**raw, crf={**figures(), **refined, "failed": []})
+    table = {line[:14].strip(): line[14:].split() for line in _lines(found)}
+    head = ["IoU", "CRF", "change", "boundary", "CRF", "change"]
+    assert table["class"] == [*head, "share", "of", "pixels"]
+    assert table["Background"][3:6] == ["0.5000", "0.7500", "+0.2500"]
+    assert table["Metal"][3:5] == ["0.2500", "absent"]
+    assert table["mIoU"][3:] == ["0.3750", "0.7500", "+0.3750"]
+    assert len(table["mean Dice"]) == 3
+    shown = read_table(write_html(tmp_path / "report.html", found), "class-table")
+    place = shown["Class"].index("Boundary IoU")
+    assert shown["Class"][place + 1] == "Boundary, CRF"
+    assert shown["Background"][place : place + 2] == [".500", ".750"]
+    assert shown["Metal"][place] == ".250"
+    alone = {line[:14].strip(): line[14:].split() for line in _lines(figures(**raw))}
+    assert alone["class"] == ["IoU", "boundary", "share", "of", "pixels"]
+    assert alone["mIoU"] == ["0.6687", "0.3750"]
+
+
 def _lines(found):
     return format_table(found).splitlines()
 

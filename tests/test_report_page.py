@@ -137,7 +137,8 @@ def test_cells_show_shares_of_rows_of_columns_and_pixels(browser, eleven):
         for name, total in totals.items():
             page.get_by_role("button", name=name).click()
             assert cell.inner_text() == f"{100 * confusion[0, 0] / total:.0f}"
-        page.locator("[data-for=matrix] [value=counts]").click()
+        choices = page.get_by_role("group", name="What the cells show")
+        choices.get_by_role("button", name="Pixels", exact=True).click()
         assert float(cell.inner_text()[:-1]) * 1000 == pytest.approx(confusion[0, 0], rel=5e-3)
 
 

@@ -411,7 +411,7 @@ def test_crf_runs_where_pydensecrf_is_missing(whole_run, tiny_config, tmp_path, 
     raw, after = np.array(figures["confusion"]), np.array(figures["crf"]["confusion"])
     np.testing.assert_array_equal(after.sum(1), raw.sum(1))
     assert np.any(after != raw)
-    assert "CRF engine: device" in table.format_table(figures)
+    assert "CRF by device" in table.format_table(figures)
 
 
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):
@@ -576,7 +576,7 @@ def test_tensorboard_has_training_validation_classes_and_samples(whole_run):
     classes = {
         f"val/iou/{name.replace(' ', '_')}" for name, v in figures["iou"].items() if v is not None
     }
-    evaluation = {"val/loss", "val/miou", "val/sample0", "val/sample1"}
+    evaluation = {"val/loss", "val/miou", "val/boundary_miou", "val/sample0", "val/sample1"}
     assert tags[4] == training | evaluation | classes
     assert len(classes) > 1
 

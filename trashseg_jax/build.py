@@ -62,7 +62,7 @@ def check_options(config: Config) -> None:
     build_normalize(config)
     stops_at_nan(config)
     if config.crf.enabled:
-        build_crf(config)
+        build_crf(config.crf, side=config.data.image_size)
 
 
 def num_steps(config: Config, *, num_images: int) -> int:
@@ -99,7 +99,7 @@ def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
     named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
     folder, read = DataFolder(**given, **named), choose("data.format", data.format, FORMATS)
     alone = not for_training and data.format == "coco" and config.eval.split == "val"
-    if alone and not (folder.path / folder.train_file).exists():
+    if alone and not coco.find_jsons(folder, split="train"):
         read = coco.read_val
     prepared = builder.prepare(folder, name=data.name, read=read, cache_dir=cache_dir(config))
     counts = [prepared.counts(split)[0].tobytes() for split in prepared.splits]
@@ -528,11 +528,14 @@ def build_augment(config: Config) -> Callable[..., Any]:
     return augment.make_augment(**{name: config.data.augment[name] for name in names})
 
 
-def build_crf(config: Config) -> engines.Engine:
-    """Returns an engine that is not started yet; raises InputError where it could not work."""
-    options = config.crf.to_dict()
-    del options["enabled"]
-    return engines.make_engine(options.pop("engine"), side=config.data.image_size, **options)
+def build_crf(config: Config, *, side: int) -> engines.Engine:
+    """Returns the engine of a `config.crf` for images of up to `side` pixels, not started yet.
+
+    Raises InputError where it could not work.
+    """
+    options = config.to_dict()
+    del options["enabled"], options["tuned_on"]
+    return engines.make_engine(options.pop("engine"), side=side, **options)
 
 
 def build_normalize(config: Config) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trashseg_jax.data.training_sets import TrainingSets
 
 STRENGTHS = tuple(round(0.1 * i, 1) for i in range(16))  # 0 to 1.5
+NOTHING = 1e-6  # of a logit
 HALVES = ("even", "odd")
 STRENGTH_CURVES, DIAGRAM = "calibration.png", "reliability.png"
 RECORD = "config.json"
@@ -81,15 +82,15 @@ def calibrate(config: Config, workdir: Path) -> dict[str, Any]:
     raw = unfitted(config, data.classes, num_images=num_images, step=int(state.step))
     sets = build.build_training_sets(config, data, mixed=False)
     prior = taken_back(config, read_record(workdir), sets, raw)
+    strength = given_strength(config, prior)
     look = partial(scan, config, source, model, state.eval_variables(), mesh)
 
     # What each half of the images asks for, and what it does to the other half.
     by_strength = [dataclasses.replace(prior, strength=strength) for strength in STRENGTHS]
     pixels, curve = look(by_strength, per_half=config.calibration.pixels)
+    fit = partial(fit_all, raw, by_strength, pixels, curve, strength=strength)
     fitted = {
-        (name, method): found
-        for name in IMAGES
-        for method, found in fit_all(raw, by_strength, pixels, curve, images=name).items()
+        (name, method): found for name in IMAGES for method, found in fit(images=name).items()
     }
     crossed = [(half, method) for half in HALVES for method in METHODS]
     _, (before, *after) = look([raw, *(fitted[key] for key in crossed)], per_half=0)
@@ -99,6 +100,7 @@ def calibrate(config: Config, workdir: Path) -> dict[str, Any]:
     chosen = fitted[config.calibration.images, config.calibration.method]
     report = {
         "calibration": chosen.to_json(),
+        "strength_given": strength is not None,
         "image_size": config.data.image_size,
         "num_images": num_images,
         "num_pixels": len(pixels.labels),
@@ -184,6 +186,22 @@ def taken_back(
     )
 
 
+def given_strength(config: Config, prior: Calibration) -> float | None:
+    """Returns `calibration.strength`, None where the best is asked for.
+
+    Raises InputError for a number where there is nothing to take back.
+    """
+    strength = config.calibration.strength
+    if strength == "best":
+        return None
+    if np.ptp(prior.log_weight) < NOTHING:
+        raise InputError(
+            f"config.calibration.strength={strength}: changes nothing, as the run's loss and its "
+            "sampling treat all classes alike; leave it at best"
+        )
+    return float(strength)
+
+
 # The pass over the images.
 
 
@@ -254,12 +272,13 @@ def fit_all(
     curve: Int64[np.ndarray, "c n k k"],
     *,
     images: str,
+    strength: float | None,
 ) -> dict[str, Calibration]:
     """Returns by method the calibration that `images`, of calibration.IMAGES, ask for.
 
-    `curve` is the confusion matrix of each of `by_strength` on each image. The strength is the one
-    of the best mIoU, the first of several; temperature and bias are those of the largest
-    likelihood.
+    `curve` is the confusion matrix of each of `by_strength` on each image. Unless a strength is
+    given it is the one of the best mIoU, the first of several; temperature and bias are those of
+    the largest likelihood.
     """
     chosen = of_half(images, curve.shape[1])
     pixels = pixels.of(chosen)
@@ -268,9 +287,11 @@ def fit_all(
             f"config.calibration.split={raw.split}: its {images} images have no pixel with a "
             "label; name another split"
         )
-    best = by_strength[int(np.argmax(mean_iou(curve[:, chosen].sum(1))))]
+    prior = by_strength[int(np.argmax(mean_iou(curve[:, chosen].sum(1))))]
+    if strength is not None:
+        prior = dataclasses.replace(prior, strength=strength)
     fitted = {}
-    for method, start in {"temperature": raw, "bias": raw, "prior": best}.items():
+    for method, start in {"temperature": raw, "bias": raw, "prior": prior}.items():
         found = likelihood.fit(
             np.asarray(start.apply(jnp.asarray(pixels.logits))),
             pixels.labels,
@@ -358,7 +379,7 @@ def describe(
     bins = reliability.top_label(probs, labels)
     return {
         "miou": float(mean_iou(confusion[None])[0]),
-        "iou": dict(zip(classes, map(number, metrics.iou(confusion)), strict=True)),
+        "iou": dict(zip(classes, map(metrics.number, metrics.iou(confusion)), strict=True)),
         "pixel_accuracy": metrics.pixel_accuracy(confusion),
         "log_loss": reliability.log_loss(probs, labels),
         "brier": reliability.brier(probs, labels),
@@ -370,17 +391,13 @@ def describe(
 
 
 def describe_curve(confusion: Int64[np.ndarray, "c k k"], classes: Sequence[str]) -> dict[str, Any]:
-    """Returns mIoU and each class's IoU by strength."""
-    columns = metrics.iou(confusion).T
+    """Returns mIoU and each class's IoU by strength; None for a class that is not in the truth."""
+    columns = np.where(confusion.sum(-1) > 0, metrics.iou(confusion), np.nan).T
     return {
         "strength": list(STRENGTHS),
         "miou": mean_iou(confusion).tolist(),
         "iou": {
-            name: [number(value) for value in column]
+            name: [metrics.number(value) for value in column]
             for name, column in zip(classes, columns, strict=True)
         },
     }
-
-
-def number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

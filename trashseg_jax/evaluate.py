@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int64, Integer, UInt8
 from tqdm import tqdm
 
-from trashseg_jax import build, folders, metrics, steps
+from trashseg_jax import boundary, build, folders, metrics, steps
 from trashseg_jax.ahead import one_behind
 from trashseg_jax.data import audit, scaling, taxonomy
 from trashseg_jax.data.label_codec import decode_label
@@ -55,7 +55,9 @@ class Evaluation:
     ids: Integer[np.ndarray, "n"]
     loss: Float32[np.ndarray, "n"]
     confusion: Integer[np.ndarray, "n k k"]
+    boundary: Integer[np.ndarray, "n k 2"] | None  # boundary.count_overlaps, if asked for
     refined_confusion: Integer[np.ndarray, "n k k"] | None  # after the CRF, where it ran
+    refined_boundary: Integer[np.ndarray, "n k 2"] | None
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
     samples: list[sheet.Sample]
     resolution: str  # of the pixels that were counted: original or scaled
@@ -124,6 +126,7 @@ def _evaluate(
         if one is not None:
             print(calibration.announce(one, of=name))
             warnings += find_judged_by_itself(config, one)
+    warnings += find_tuned_on_these(config)
     for line in warnings:
         print(f"warning: {line}")
     score = build_scorer(
@@ -192,6 +195,17 @@ def find_judged_by_itself(config: Config, fitted: Calibration) -> list[str]:
         f"{fitted.num_images} of these images, of {fitted.dataset}/{fitted.split} the "
         f"{fitted.images} ones, are those that the calibration was fitted on; what it does to "
         "others is in calibration.json"
+    ]
+
+
+def find_tuned_on_these(config: Config) -> list[str]:
+    """Returns a warning where the CRF was tuned on the images that it is about to be scored on."""
+    scored = f"{config.data.name}/{config.eval.split}"
+    if not config.crf.enabled or config.crf.tuned_on != scored:
+        return []
+    return [
+        f"the CRF was tuned on these images, {scored}; what it does to others is in the "
+        "tuning.json beside its config"
     ]
 
 
@@ -283,7 +297,8 @@ def build_scorer(
         confidence=detailed,
     )
     total = -(-len(source) // config.eval.batch_size)
-    crf = build.build_crf(config) if refine else None
+    crf = build.build_crf(config.crf, side=config.data.image_size) if refine else None
+    refined = partial(refine_batches, num_classes=num_classes, boundary_share=config.eval.boundary)
     finish = partial(
         collect,
         sample_at=np.array(choice.spread(len(source))),
@@ -298,10 +313,7 @@ def build_scorer(
         with contextlib.nullcontext() if crf is None else crf:
 
             def score_all(some: Any) -> Iterator[Batch]:
-                scored = look(some)
-                return (
-                    scored if crf is None else refine_batches(scored, crf, num_classes=num_classes)
-                )
+                return look(some) if crf is None else refined(look(some), crf)
 
             result = finish(score_all(source))
             if not detailed:
@@ -346,12 +358,19 @@ def build_scaled_scores(
         calibration=calibration,
         confidence=confidence,
     )
+    share = config.eval.boundary
 
     def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
         def look(source: Any) -> Iterator[Batch]:
             batches = pipeline.eval_batches(source, **batch_options(config))
             scored = score_batches(eval_step, variables, batches, mesh)
-            return one_behind(scored) if confidence else scored  # it is counted on the host
+            # The CRF waits for each batch anyway, and another one's probabilities take memory.
+            if (share or confidence) and not probs:  # they are counted on the host
+                scored = one_behind(scored)
+            if not share:
+                return scored
+            count = partial(along_boundaries, num_classes=num_classes, share=share)
+            return ({**batch, **count(batch, predicted_rows(batch))} for batch in scored)
 
         return look
 
@@ -364,6 +383,20 @@ def score_batches(
     """Adds the eval step's outputs, still on the device, to each batch."""
     for batch in batches:
         yield {**batch, **eval_step(variables, sharding.shard_batch(batch, mesh))}
+
+
+def along_boundaries(
+    batch: Batch, predictions: UInt8[np.ndarray, "b h w"], *, num_classes: int, share: float
+) -> dict[str, Integer[np.ndarray, "b k 2"]]:
+    """Counts `boundary` in the scaled images without their padding; nothing where `share` is 0."""
+    if not share:
+        return {}
+    counts = np.zeros((len(batch["id"]), num_classes, 2), np.int64)
+    for row in np.flatnonzero(batch["mask"]):
+        height, width = batch["size"][row]
+        both = (one[row, :height, :width] for one in (batch["label"], predictions))
+        counts[row] = boundary.count_overlaps(*both, num_classes=num_classes, share=share)
+    return {"boundary": counts}
 
 
 def build_original_scores(
@@ -385,6 +418,7 @@ def build_original_scores(
     del mesh  # the segmenter uses the devices that the variables lie on
     del confidence  # which there is at no cost
     loss_step = jax.jit(loss_fn)
+    counting = {"num_classes": num_classes, "boundary_share": config.eval.boundary}
 
     def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
         segmenter = Segmenter(
@@ -404,8 +438,7 @@ def build_original_scores(
 
         def look(source: Any) -> Iterator[Batch]:
             batches = original_batches(source, see=see, **batch_options(config))
-            counting = {"num_classes": num_classes, "probs": probs}
-            return segment_batches(segmenter, loss_step, batches, **counting)
+            return segment_batches(segmenter, loss_step, batches, probs=probs, **counting)
 
         return look
 
@@ -439,6 +472,7 @@ def segment_batches(
     batches: Iterator[Batch],
     *,
     num_classes: int,
+    boundary_share: float,
     probs: bool,
 ) -> Iterator[Batch]:
     """Adds what is seen in the photographs to each batch.
@@ -447,7 +481,9 @@ def segment_batches(
     """
     given = give_batches(segmenter, loss_step, batches, probs=probs)
     for batch, logits in one_behind(given):
-        yield with_classes(segmenter, batch, logits, num_classes=num_classes)
+        yield with_classes(
+            segmenter, batch, logits, num_classes=num_classes, boundary_share=boundary_share
+        )
 
 
 def give_batches(
@@ -472,9 +508,14 @@ def give_batches(
 
 
 def with_classes(
-    segmenter: Segmenter, batch: Batch, logits: list[Array], *, num_classes: int
+    segmenter: Segmenter,
+    batch: Batch,
+    logits: list[Array],
+    *,
+    num_classes: int,
+    boundary_share: float,
 ) -> Batch:
-    """Adds `classes`, a list at the photographs' size, `confusion` and the scaled `prediction`.
+    """Adds `classes`, a list at the photographs' size, their counts and the scaled `prediction`.
 
     The scaled `confidence` is the probability of the prediction in 255ths.
     """
@@ -489,41 +530,55 @@ def with_classes(
         height, width = batch["size"][row].tolist()
         classes.append(one.classes)
         prediction[row, :height, :width] = scaling.scale_label(one.classes, (height, width))
-        sure = scaling.scale_label(one.confidence, (height, width)).astype(np.float32)
+        sure = scaling.nearest(one.confidence, (height, width)).astype(np.float32)
         confidence[row, :height, :width] = np.rint(255 * sure)
     loss = np.asarray(batch["loss"])[:rows]
-    confusion = count_originals(batch, classes, num_classes=num_classes)
-    outputs = {"classes": classes, "prediction": prediction, "loss": loss, "confusion": confusion}
-    return {**batch, **outputs, "confidence": confidence}
+    counts = count_originals(batch, classes, num_classes=num_classes, boundary_share=boundary_share)
+    outputs = {"classes": classes, "prediction": prediction, "confidence": confidence}
+    return {**batch, **outputs, "loss": loss, **counts}
 
 
 def count_originals(
-    batch: Batch, classes: list[UInt8[np.ndarray, "_ _"]], *, num_classes: int
-) -> Integer[np.ndarray, "b k k"]:
-    """Counts classes against the labels, at the photographs' size; filling rows count nowhere."""
+    batch: Batch,
+    classes: list[UInt8[np.ndarray, "_ _"]],
+    *,
+    num_classes: int,
+    boundary_share: float,
+) -> dict[str, Integer[np.ndarray, "b k _"]]:
+    """Counts classes against the labels, at the photographs' size; filling rows count nowhere.
+
+    Returns `confusion` [b,k,k] and, unless `boundary_share` is 0, `boundary` [b,k,2].
+    """
     confusion = np.zeros((len(batch["id"]), num_classes, num_classes), np.int64)
+    near = np.zeros((len(batch["id"]), num_classes, 2), np.int64)
     for row, (encoded, found) in enumerate(zip(batch["encoded"], classes, strict=True)):
         label = decode_label(encoded)
         for top in range(0, len(label), LINES):  # which stay in the processor's cache
             lines = label[None, top : top + LINES], found[None, top : top + LINES]
             confusion[row] += metrics.count_confusion(*lines, num_classes=num_classes)[0]
-    return confusion
+        if boundary_share:
+            near[row] = boundary.count_overlaps(
+                label, found, num_classes=num_classes, share=boundary_share
+            )
+    return {"confusion": confusion, **({"boundary": near} if boundary_share else {})}
 
 
 def refine_batches(
-    scored: Iterator[Batch], crf: engines.Engine, *, num_classes: int
+    scored: Iterator[Batch], crf: engines.Engine, *, num_classes: int, boundary_share: float
 ) -> Iterator[Batch]:
-    """Replaces `probs` by `refined` u8[b,h,w], `refined_confusion` i64[b,k,k] and `unrefined`.
+    """Replaces `probs` by `refined` u8[b,h,w], its counts and `unrefined`.
 
-    The last is u8[b,REASON_BYTES]: in ASCII why a row is the raw prediction, 0 where it is not.
-    Each batch comes out after the next one went in: the CRF never waits for the model.
+    The counts are `refined_confusion` i64[b,k,k] and, unless `boundary_share` is 0,
+    `refined_boundary` i64[b,k,2]. `unrefined` is u8[b,REASON_BYTES]: in ASCII why a row is the raw
+    prediction, 0 where it is not. Each batch comes out after the next one went in: the CRF never
+    waits for the model.
     """
     submitted = (
         (batch, submit_rows(crf, batch, sharding.local_rows(batch.pop("probs"))))
         for batch in scored
     )
     for batch, futures in one_behind(submitted):
-        yield with_refined(batch, futures, num_classes=num_classes)
+        yield with_refined(batch, futures, num_classes=num_classes, boundary_share=boundary_share)
 
 
 def submit_rows(
@@ -539,7 +594,9 @@ def submit_rows(
     return futures
 
 
-def with_refined(batch: Batch, futures: list[engines.Answer], *, num_classes: int) -> Batch:
+def with_refined(
+    batch: Batch, futures: list[engines.Answer], *, num_classes: int, boundary_share: float
+) -> Batch:
     """Waits for a batch's refined rows; what they do not cover is 0, and ignored in the label.
 
     Counted at the photographs' size, where the batch has them, they are enlarged to the nearest
@@ -557,12 +614,17 @@ def with_refined(batch: Batch, futures: list[engines.Answer], *, num_classes: in
         refined[row, :height, :width] = classes
     if "encoded" in batch:
         enlarged = enlarge_refined(batch, refined, reasons)
-        confusion = count_originals(batch, enlarged, num_classes=num_classes)
+        counts = count_originals(
+            batch, enlarged, num_classes=num_classes, boundary_share=boundary_share
+        )
     else:
         confusion = metrics.count_confusion(batch["label"], refined, num_classes=num_classes)
+        near = along_boundaries(batch, refined, num_classes=num_classes, share=boundary_share)
+        counts = {"confusion": confusion, **near}
+    counts = {f"refined_{key}": rows for key, rows in counts.items()}
     # As numbers: only these travel between processes.
     unrefined = np.array(reasons, f"S{REASON_BYTES}").view(np.uint8).reshape(-1, REASON_BYTES)
-    return {**batch, "refined": refined, "refined_confusion": confusion, "unrefined": unrefined}
+    return {**batch, "refined": refined, **counts, "unrefined": unrefined}
 
 
 def predicted_rows(batch: Batch) -> UInt8[np.ndarray, "b h w"]:
@@ -591,11 +653,12 @@ def collect(
     names: list[str],
     num_classes: int,
 ) -> Evaluation:
-    """Returns ids and confusion matrices of all valid rows, and samples at the places named.
+    """Returns ids and counts of all valid rows, and samples at the places named.
 
     With several processes samples and confidence are left out.
     """
-    wanted = {"id", "mask", "loss", "confusion", "refined_confusion", "unrefined"}
+    wanted = {"id", "mask", "loss", "confusion", "boundary"}
+    wanted |= {"refined_confusion", "refined_boundary", "unrefined"}
     kept: dict[str, list] = {}
     samples, place, confidence = [], 0, None
     for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch", disable=None):
@@ -643,12 +706,21 @@ def gather(
         for key in sorted(kept)  # the processes must agree on the order
     }
     valid = {key: value[joined["mask"]] for key, value in joined.items()}
-    ids, refined = valid["id"], valid.get("refined_confusion")
+    ids = valid["id"]
     texts = valid.get("unrefined", np.zeros((len(ids), 0), np.uint8))
     reasons = [bytes(text).rstrip(b"\0").decode() for text in texts]
     unrefined = {int(i): reason for i, reason in zip(ids, reasons, strict=True) if reason}
     return Evaluation(
-        ids, valid["loss"], valid["confusion"], refined, unrefined, samples, resolution, names
+        ids=ids,
+        loss=valid["loss"],
+        confusion=valid["confusion"],
+        boundary=valid.get("boundary"),
+        refined_confusion=valid.get("refined_confusion"),
+        refined_boundary=valid.get("refined_boundary"),
+        unrefined=unrefined,
+        samples=samples,
+        resolution=resolution,
+        names=names,
     )
 
 
@@ -669,17 +741,19 @@ def summarize(
     resamples the interval is left out.
     """
     loss = float(result.loss.mean(dtype=np.float64))
-    summary = partial(
-        metrics.summarize,
-        classes=data.classes,
-        common_share=config.eval.common_share,
-        resamples=resamples,
-    )
+    options = {"common_share": config.eval.common_share, "resamples": resamples}
+
+    def summary(confusion, overlaps) -> dict[str, Any]:
+        figures = metrics.summarize(confusion, classes=data.classes, **options)
+        near = {} if overlaps is None else boundary.summarize(overlaps, classes=data.classes)
+        return {**figures, **near}
+
     crf: dict[str, Any] = {}
     if result.refined_confusion is not None:
         engine = engines.resolve(config.crf.engine)
         failed = [{"id": i, "reason": reason} for i, reason in result.unrefined.items()]
-        crf = {"crf": {**summary(result.refined_confusion), "engine": engine, "failed": failed}}
+        figures = summary(result.refined_confusion, result.refined_boundary)
+        crf = {"crf": {**figures, "engine": engine, "failed": failed}}
     return {
         "dataset": config.data.name,
         "split": config.eval.split,
@@ -687,7 +761,7 @@ def summarize(
         **describe_scoring(config, result.resolution),
         "skipped_updates": skipped,
         "loss": loss if math.isfinite(loss) else None,
-        **summary(result.confusion),
+        **summary(result.confusion, result.boundary),
         **crf,
         "skipped": data.problems,
         "data_notes": data.notes,
@@ -704,6 +778,7 @@ def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
         "scale": config.eval.scale if own else "fit",
         "tile_scale": config.eval.tile_scale if own else 1.0,
         "tta": config.eval.tta if own else "",
+        "boundary": config.eval.boundary,
     }
 
 

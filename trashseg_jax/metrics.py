@@ -63,18 +63,18 @@ def count_confusion(
 
 def iou(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
     """Intersection over union per class; NaN for a class in neither truth nor prediction."""
-    return _ratio(*_overlaps(confusion))
+    return ratio(*_overlaps(confusion))
 
 
 def dice(confusion: Integer[np.ndarray, "*b k k"]) -> Float[np.ndarray, "*b k"]:
     """Dice coefficient (F1) per class; NaN as for `iou`."""
     hit, truth, predicted = _margins(confusion)
-    return _ratio(2 * hit, truth + predicted)
+    return ratio(2 * hit, truth + predicted)
 
 
 def pixel_accuracy(confusion: Integer[np.ndarray, "k k"]) -> float:
     """Share of the valid pixels that are predicted right; NaN where there is none."""
-    return float(_ratio(np.trace(confusion), confusion.sum()))
+    return float(ratio(np.trace(confusion), confusion.sum()))
 
 
 def summarize(
@@ -101,13 +101,13 @@ def summarize(
             interval[key] = bootstrap_interval(per_image, resamples=resamples, among=among)
     return {
         "num_images": len(per_image),
-        "miou": _mean(scores),
+        "miou": mean(scores),
         **interval,
-        "iou": {name: _number(v) for name, v in zip(classes, scores, strict=True)},
-        "miou_common": _mean(scores[common]),
-        "miou_per_image": _mean(np.array([_mean(v) for v in iou(per_image)], float)),
-        "pixel_accuracy": _number(pixel_accuracy(confusion)),
-        "mean_dice": _mean(dice(confusion)),
+        "iou": {name: number(v) for name, v in zip(classes, scores, strict=True)},
+        "miou_common": mean(scores[common]),
+        "miou_per_image": mean(np.array([mean(v) for v in iou(per_image)], float)),
+        "pixel_accuracy": number(pixel_accuracy(confusion)),
+        "mean_dice": mean(dice(confusion)),
         "pixel_share": {name: float(v) for name, v in zip(classes, share, strict=True)},
         "confusion": confusion.tolist(),
     }
@@ -223,16 +223,16 @@ def _margins(confusion):
     return hit, confusion.sum(-1, dtype=np.int64), confusion.sum(-2, dtype=np.int64)
 
 
-def _ratio(part, whole):
+def ratio(part, whole):
     """Divides; NaN where `whole` is 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def _mean(values: np.ndarray) -> float | None:
+def mean(values: np.ndarray) -> float | None:
     """The mean of the numbers among `values`, None where there is none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else None
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)

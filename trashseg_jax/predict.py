@@ -3,15 +3,24 @@
 Photographs to masks, overlays and figures; see docs/predict.md.
 """
 
+import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from trashseg_jax.devices.large_pages import restart_with_large_pages
 from trashseg_jax.errors import InputError
-from trashseg_jax.main import COMPILATION_CACHE, MODEL, check_devices, parse_flags, run
+from trashseg_jax.main import (
+    COMPILATION_CACHE,
+    CONFIG,
+    MODEL,
+    check_devices,
+    overrides,
+    parse_flags,
+    run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
     from trashseg_jax.model_folder import Model
     from trashseg_jax.prediction.finish import Wanted
     from trashseg_jax.prediction.inputs import Photo
+    from trashseg_jax.prediction.job import Segments
     from trashseg_jax.prediction.outputs import Options, Outputs
 
 INPUT = flags.DEFINE_multi_string(
@@ -53,7 +63,7 @@ VAL_FRACTION = flags.DEFINE_float(
 )
 SHARD = flags.DEFINE_string("shard", "", "This process's part, 3/16 for example; or slurm.")
 MERGE = flags.DEFINE_bool("merge", False, "Write the summaries of --output when all shards ended.")
-for name in ("model", "compilation_cache"):
+for name in ("model", "config", "compilation_cache"):
     flags.declare_key_flag(name)
 
 
@@ -99,6 +109,7 @@ def predict(output: Path) -> list[str]:
         raise InputError("--submission and --dataset need all photographs: pass them with --merge")
     photos = list_photos(INPUT.value, output=output)
     wanted.check(photos)
+    config = read_config()
     check_devices()
 
     # Imported late: --help and a wrong flag answer at once.
@@ -118,7 +129,9 @@ def predict(output: Path) -> list[str]:
         program_cache.keep_programs()
     folders_of_models = [Path(name).expanduser() for name in MODEL.value]
     model, *others = models.load_all(
-        folders_of_models, checkpoint=CHECKPOINT.value, calibration=CALIBRATION.value
+        folders_of_models,
+        checkpoint=CHECKPOINT.value,
+        calibration=CALIBRATION.value and (config is None or config.eval.calibration),
     )
     for folder, one in zip(folders_of_models, (model, *others), strict=True):
         if one.calibration:
@@ -134,13 +147,16 @@ def predict(output: Path) -> list[str]:
         batch_size=batch_size,
         keep_probs=PROBS.value,
     )
-    job = Manifest(read_options(model, *others), photos)
+    crf = config.crf if config is not None and config.crf.enabled else None
+    job = Manifest(read_options(model, *others, crf=crf), photos)
+    segments, refining = build_refinement(segmenter, crf)
     del model, others  # the devices have a copy of their weights
     outputs = Outputs(output, job.options)
     with folders.explained(output, remedy):
         output.mkdir(parents=True, exist_ok=True)
         write_manifest(output, job, shard)
-        predict_missing(segmenter, outputs, shard.part(photos))
+        with refining:
+            predict_missing(segments, outputs, shard.part(photos))
         if shard.count > 1:
             print(
                 f"{output}: when all shards have ended: trashseg predict --merge --output={output}"
@@ -151,7 +167,42 @@ def predict(output: Path) -> list[str]:
     return bad
 
 
-def predict_missing(segmenter: "Segmenter", outputs: "Outputs", photos: "Sequence[Photo]") -> None:
+def read_config() -> Any:
+    """Returns --config, None without it; raises InputError for what is none of predict's."""
+    from trashseg_jax.configs import ranges
+
+    config: Any = CONFIG.value
+    if config is None:
+        return None
+    for key in overrides():
+        if not key.startswith("crf.") and key != "eval.calibration":
+            raise InputError(
+                f"--config.{key}: predict reads config.crf and config.eval.calibration alone; "
+                "leave it out"
+            )
+    ranges.check(config)
+    if config.crf.enabled and (SCALE.value != "fit" or TTA.value or PROBS.value):
+        raise InputError(
+            "config.crf.enabled: the CRF refines the classes of the scaled photograph; leave out "
+            "--scale=tile, --tta and --probs, or pass --config.crf.enabled=False"
+        )
+    return config
+
+
+def build_refinement(
+    segmenter: "Segmenter", crf: Any
+) -> "tuple[Segments, contextlib.AbstractContextManager[Any]]":
+    """Returns what segments photographs, and the CRF's engine, to be started before."""
+    if crf is None:
+        return segmenter, contextlib.nullcontext()
+    from trashseg_jax import build
+    from trashseg_jax.prediction.refined import RefinedSegmenter
+
+    engine = build.build_crf(crf, side=segmenter.image_size)
+    return RefinedSegmenter(segmenter, engine), engine
+
+
+def predict_missing(segmenter: "Segments", outputs: "Outputs", photos: "Sequence[Photo]") -> None:
     """Predicts the photographs that these outputs lack, and says how many were there."""
     from trashseg_jax.prediction.job import predict_photos
 
@@ -175,7 +226,7 @@ def list_faults(outputs: "Outputs", photos: "Sequence[Photo]") -> list[str]:
     return [record["fault"] for record in records if "fault" in record]
 
 
-def read_options(model: "Model", *others: "Model") -> "Options":
+def read_options(model: "Model", *others: "Model", crf: Any) -> "Options":
     from trashseg_jax.prediction.outputs import Options
 
     return Options(
@@ -187,7 +238,17 @@ def read_options(model: "Model", *others: "Model") -> "Options":
         tta=tuple(TTA.value),
         probs=PROBS.value,
         min_confidence=MIN_CONFIDENCE.value,
+        crf=describe_crf(crf) if crf else (),
     )
+
+
+def describe_crf(crf: Any) -> tuple[tuple[str, Any], ...]:
+    """Returns what refined classes depend on: the engine that computes them and its parameters."""
+    from trashseg_jax.refine import engines
+
+    beside = ("enabled", "workers", "timeout", "tuned_on")
+    named = {**crf.to_dict(), "engine": engines.resolve(crf.engine)}
+    return tuple(sorted((key, value) for key, value in named.items() if key not in beside))
 
 
 def read_wanted() -> "Wanted":

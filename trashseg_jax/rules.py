@@ -117,6 +117,26 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
+class WordOrNumber:
+    """A word, or a number as text: a key of a config that is text takes no other."""
+
+    word: str
+    number: Number
+
+    @property
+    def says(self) -> str:
+        return f"{self.word}, or {self.number.says}"
+
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, str) or value == self.word:
+            return value == self.word
+        try:
+            return self.number.holds(float(value))
+        except ValueError:
+            return False
+
+
+@dataclasses.dataclass(frozen=True)
 class AnyOf:
     """Whatever one of several rules allows."""
 

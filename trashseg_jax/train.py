@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # Options that the figures of given weights depend on.
 SCORING = (
     "data.image_size",
-    *(f"eval.{key}" for key in ("split", "common_share", "resolution")),
+    *(f"eval.{key}" for key in ("split", "common_share", "boundary", "resolution")),
     *(f"eval.{key}" for key in ("scale", "tile_scale", "tta")),
     "crf.",
     "loss.",

@@ -38,16 +38,19 @@ class Timing:
         return self.images / statistics.median(self.seconds)
 
 
-def time_in_turns(competitors: Sequence[str], options: Any, *, rounds: int) -> list[Timing]:
+def time_in_turns(competitors: Sequence[tuple[str, Any]], *, rounds: int) -> list[Timing]:
     """Prepares each competitor, then times every one of them once a round.
 
-    A competitor is named "module:function", a function from options to a Trial: only its own
-    process imports what it needs.
+    A competitor is "module:function", a function from options to a Trial, and its options: only
+    its own process imports what it needs.
     """
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
         workers = []
-        for competitor in competitors:  # one after the other: they would slow each other down
+        for (
+            competitor,
+            options,
+        ) in competitors:  # one after the other: they would slow each other down
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, competitor, options))
             process.start()

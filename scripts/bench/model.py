@@ -16,9 +16,12 @@ from trashseg_jax.devices.compiling import compiler_options
 from trashseg_jax.train import build_train_step, new_state
 
 
-def train(options: Options) -> Trial:
-    """configs/reference.py:aistage's step, from a uint8 batch on the host to new weights."""
-    config, mesh, model, state = make_run(options)
+def train(options: Options, **changes: Any) -> Trial:
+    """configs/reference.py:aistage's step, from a uint8 batch on the host to new weights.
+
+    `changes` are keys of the config, with dots, and their values.
+    """
+    config, mesh, model, state = make_run(options, **changes)
     tx, _ = build.build_optimizer(config, steps=1000)
     batch = random_batch(options)
     loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
@@ -32,6 +35,18 @@ def train(options: Options) -> Trial:
         jax.block_until_ready(state)
 
     return Trial(run, options.batch, program_facts(compiled))
+
+
+def train_accumulated(options: Options) -> Trial:
+    return train(options, **{"train.accumulate": 4})
+
+
+def train_remat(options: Options) -> Trial:
+    return train(options, **{"train.remat": True})
+
+
+def train_dilated(options: Options) -> Trial:
+    return train(options, **{"model.output_stride": 16})
 
 
 def infer(options: Options) -> Trial:
@@ -75,10 +90,11 @@ def evaluate(options: Options) -> Trial:
     return Trial(run, options.batch, program_facts(compiled))
 
 
-def make_run(options: Options) -> tuple[Any, Any, Any, steps.TrainState]:
+def make_run(options: Options, **changes: Any) -> tuple[Any, Any, Any, steps.TrainState]:
     """Returns config, mesh, model and state, untrained."""
     config = reference.get_config("aistage")
     config.model.update({"dtype": options.dtype, "encoder": options.encoder})
+    config.update_from_flattened_dict(changes)
     mesh = sharding.make_mesh()
     model = build.build_model(config, num_classes=NUM_CLASSES)
     tx, _ = build.build_optimizer(config, steps=1000)

@@ -14,3 +14,4 @@ class Options:
     encoder: str  # of models/smp_names.py's SMP_ENCODERS
     data_dir: Path | None  # photographs for `input` and `crf`; None: rendered scenes
     workers: int  # processes of those two; the machine's cores
+    layout: str = "channels_last"  # of the peer's convolutions; or contiguous: NCHW

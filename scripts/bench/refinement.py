@@ -22,10 +22,9 @@ def on_device(options: Options) -> Trial:
 
 
 def _with_engine(engine: str, options: Options) -> Trial:
-    config = reference.get_config("aistage")
-    config.data.image_size = options.size
-    config.crf.update({"engine": engine, "workers": options.workers})
-    crf = build.build_crf(config).__enter__()  # its processes end with this one
+    config = reference.get_config("aistage").crf
+    config.update({"engine": engine, "workers": options.workers})
+    crf = build.build_crf(config, side=options.size).__enter__()  # its processes end with this one
     images = random_predictions(options)
 
     def run(count: int) -> None:
@@ -38,10 +37,7 @@ def _with_engine(engine: str, options: Options) -> Trial:
 
 def serial(options: Options) -> Trial:
     """The peer: pydensecrf's calls, one image after the other."""
-    settings = reference.get_config("aistage").crf.to_dict()
-    for key in ("enabled", "engine", "workers", "timeout"):
-        del settings[key]
-    refine = partial(dense.refine, **settings)
+    refine = partial(dense.refine, **default_options())
     images = random_predictions(options)
 
     def run(count: int) -> None:
@@ -50,6 +46,14 @@ def serial(options: Options) -> Trial:
                 refine(*image)
 
     return Trial(run, options.batch)
+
+
+def default_options() -> dict[str, float]:
+    """Returns the parameters of the mean field itself."""
+    settings = reference.get_config("aistage").crf.to_dict()
+    for key in ("enabled", "engine", "workers", "timeout", "tuned_on"):
+        del settings[key]
+    return settings
 
 
 def random_predictions(options: Options) -> list[tuple[np.ndarray, np.ndarray]]:

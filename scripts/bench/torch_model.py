@@ -1,7 +1,8 @@
 """The peer of bench/model.py: segmentation_models_pytorch, run as PyTorch is run fastest.
 
-On CPUs: channels_last and all cores. On GPUs: channels_last, torch.compile, bfloat16 autocast and a
-fused optimizer. It does the same work on the same bytes: it normalises and flips on the device.
+On CPUs: all cores, channels_last unless the options say otherwise. On GPUs: torch.compile, bfloat16
+autocast and a fused optimizer besides. It does the same work on the same bytes: it normalises and
+flips on the device.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from bench.options import NUM_CLASSES, Options
 from bench.torch_vision import import_smp
 from trashseg_jax.models.smp_names import SMP_ENCODERS
 
+LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -81,7 +83,7 @@ def make_model(options: Options) -> torch.nn.Module:
     model = import_smp().Unet(
         SMP_ENCODERS[options.encoder], encoder_weights=None, classes=NUM_CLASSES
     )
-    return model.to(DEVICE, memory_format=torch.channels_last)
+    return model.to(DEVICE, memory_format=LAYOUTS[options.layout])
 
 
 def make_forward(model: torch.nn.Module, options: Options) -> Callable[[Any], torch.Tensor]:
@@ -91,9 +93,11 @@ def make_forward(model: torch.nn.Module, options: Options) -> Callable[[Any], to
     half = options.dtype == "bfloat16"
 
     def forward(image: torch.Tensor) -> torch.Tensor:
+        # A permuted NHWC array is what channels_last means: there nothing is copied.
+        image = ((image - mean) / std).permute(0, 3, 1, 2)
+        image = image.contiguous(memory_format=LAYOUTS[options.layout])
         with torch.autocast(DEVICE, torch.bfloat16) if half else contextlib.nullcontext():
-            # A permuted NHWC array is what channels_last means.
-            return model(((image - mean) / std).permute(0, 3, 1, 2))
+            return model(image)
 
     return torch.compile(forward) if DEVICE == "cuda" else forward
 

@@ -13,14 +13,14 @@ from trashseg_jax.errors import InputError
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 # Names in use, whatever their case: of mmseg, PASCAL VOC, ADE20K, Cityscapes, ZeroWaste-f,
-# SpectralWaste, CamVid, PaddleSeg and Roboflow, among others.
+# SpectralWaste, BeachLitter, CamVid, PaddleSeg and Roboflow, among others.
 _IMAGES = (
     *("images", "image", "imgs", "img", "photos", "img_dir", "JPEGImages", "data", "rgb"),
     *("leftImg8bit",),
 )
 _LABELS = (
     *("labels", "label", "masks", "mask", "annotations", "ann_dir", "SegmentationClass"),
-    *("SegmentationClassPNG", "sem_seg", "semantic", "labels_rgb", "gtFine", "gt"),
+    *("SegmentationClassPNG", "sem_seg", "semantic", "labels_rgb", "gtFine", "gt", "maskpngs"),
 )
 _NAMES = {
     "train": ("train", "training", "train2017"),

@@ -4,7 +4,7 @@ import io
 import math
 
 import numpy as np
-from jaxtyping import Float32, Num, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
@@ -72,13 +72,17 @@ def fitted_size(size: Size, side: int) -> Size:
     return height, width
 
 
-def scale_label(label: Num[np.ndarray, "h w"], size: Size) -> Num[np.ndarray, "H W"]:
+def scale_label(label: UInt8[np.ndarray, "h w"], size: Size) -> UInt8[np.ndarray, "H W"]:
+    return nearest(label, size)
+
+
+def nearest(values: Shaped[np.ndarray, "h w"], size: Size) -> Shaped[np.ndarray, "H W"]:
     """Takes the nearest pixels: those in which the new ones' centres lie."""
     rows, columns = (
         np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(int), old - 1)
-        for old, new in zip(label.shape, size, strict=True)
+        for old, new in zip(values.shape, size, strict=True)
     )
-    return label[rows[:, None], columns]
+    return values[rows[:, None], columns]
 
 
 def pad_photo(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:

@@ -29,7 +29,10 @@ CLASSES = (
 )
 IGNORE_LABEL = 255
 IGNORE_NAME = "ignore"  # what a class map's file calls IGNORE_LABEL
-CLASS_MAPS = ("recycle_trash", "taco")  # shipped in class_maps/
+CLASS_MAPS = (  # shipped in class_maps/
+    *("recycle_trash", "taco", "uavvaste", "mju_waste"),
+    *("zerowaste", "zerowaste_as_recycle_trash", "spectralwaste", "beachlitter"),
+)
 MAX_VALUE = 65535  # of a pixel of a label image
 
 # The competition's colours for CLASSES, in order.

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,8 +30,17 @@ class Read(NamedTuple):
     fault: str
 
 
+@runtime_checkable
+class Segments(Protocol):
+    """What makes classes of photographs; any thread may `see` one."""
+
+    def see(self, image: np.ndarray) -> inference.Seen: ...
+
+    def segment_seen(self, photos: Iterator[inference.Seen]) -> Iterator[inference.Segmented]: ...
+
+
 def predict_photos(
-    photos: Sequence[Photo], segmenter: inference.Segmenter, outputs: Outputs, *, threads: int
+    photos: Sequence[Photo], segmenter: Segments, outputs: Outputs, *, threads: int
 ) -> None:
     """Writes the files of each photograph; of a bad one a record that says what is wrong.
 

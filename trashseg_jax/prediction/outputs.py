@@ -34,6 +34,7 @@ class Options:
     tta: tuple[str, ...]
     probs: bool
     min_confidence: float
+    crf: tuple[tuple[str, Any], ...] = ()  # its engine and parameters by name; (): none
     format: int = 2  # of the files; the next number where they change
 
     def as_json(self) -> dict[str, Any]:

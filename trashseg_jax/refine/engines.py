@@ -20,14 +20,20 @@ class Answer(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Refines images while the caller goes on, within a `with` block."""
+    """Refines images while the caller goes on, within a `with` block.
+
+    The options given with an image, of `dense.marginals`, take the place of the engine's own.
+    """
 
     def __enter__(self) -> Any: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def submit(
-        self, probs: Float32[np.ndarray, "h w k"], image: UInt8[np.ndarray, "h w 3"]
+        self,
+        probs: Float32[np.ndarray, "h w k"],
+        image: UInt8[np.ndarray, "h w 3"],
+        **options: Any,
     ) -> Answer: ...
 
 
@@ -44,9 +50,12 @@ class OnDevice:
         pass
 
     def submit(
-        self, probs: Float32[np.ndarray, "h w k"], image: UInt8[np.ndarray, "h w 3"]
+        self,
+        probs: Float32[np.ndarray, "h w k"],
+        image: UInt8[np.ndarray, "h w 3"],
+        **options: Any,
     ) -> Answer:
-        return self._refine(probs, image)
+        return self._refine(probs, image, **options)
 
 
 def resolve(name: str) -> str:

@@ -26,7 +26,7 @@ class CrfError(RuntimeError):
 
 
 class CrfPool:
-    """Calls `refine(probs, image)` in spawned processes while the caller goes on.
+    """Calls `refine(probs, image, **options)` in spawned processes while the caller goes on.
 
     pydensecrf holds the GIL, so threads would not help: ours only wait for a process each. One
     that dies, or takes more than `timeout` seconds for an image, is replaced and its image redone
@@ -65,26 +65,31 @@ class CrfPool:
             self._bury(worker)
 
     def submit(
-        self, probs: Float32[np.ndarray, "h w k"], image: UInt8[np.ndarray, "h w 3"]
+        self,
+        probs: Float32[np.ndarray, "h w k"],
+        image: UInt8[np.ndarray, "h w 3"],
+        **options: Any,
     ) -> "Future[UInt8[np.ndarray, 'h w']]":
         """Returns the refined classes to come; blocks while all workers have work waiting."""
         if self._threads is None:
             done: Future = Future()
-            done.set_result(self._refine(probs, image))
+            done.set_result(self._refine(probs, image, **options))
             return done
         free = self._free
         free.acquire()
-        future = self._threads.submit(self._refine_in_worker, probs, image)
+        future = self._threads.submit(self._refine_in_worker, probs, image, options)
         future.add_done_callback(lambda _: free.release())
         return future
 
-    def _refine_in_worker(self, probs: np.ndarray, image: np.ndarray) -> np.ndarray:
+    def _refine_in_worker(
+        self, probs: np.ndarray, image: np.ndarray, options: dict[str, Any]
+    ) -> np.ndarray:
         lost = []
         for _ in range(2):
             worker = self._take()
             try:
                 # float32 crosses as it is: 12 MB take far less time than the refinement.
-                succeeded, answer = worker.ask((probs, image), timeout=self._timeout)
+                succeeded, answer = worker.ask((probs, image, options), timeout=self._timeout)
             except (EOFError, OSError):
                 lost.append(self._bury(worker))
                 continue
@@ -143,7 +148,7 @@ class _Worker:
         with self._killed_after(timeout):
             self._pipe.recv()
 
-    def ask(self, arguments: tuple[np.ndarray, ...], *, timeout: float) -> tuple[bool, Any]:
+    def ask(self, arguments: tuple[Any, ...], *, timeout: float) -> tuple[bool, Any]:
         """Returns what `_answer` does; raises EOFError or OSError if the process ends before."""
         with self._killed_after(timeout):
             self._pipe.send(arguments)
@@ -191,10 +196,11 @@ def _work(pipe: Connection, refine: Callable[..., Any]) -> None:
             pipe.send(_answer(refine, pipe.recv()))
 
 
-def _answer(refine: Callable[..., Any], arguments: tuple[np.ndarray, ...]) -> tuple[bool, Any]:
+def _answer(refine: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool, Any]:
     """Returns (True, result) or (False, the exception, with the place where it was raised)."""
+    *given, options = arguments
     try:
-        return True, refine(*arguments)
+        return True, refine(*given, **options)
     except Exception as error:
         error.add_note(traceback.format_exc())
         return False, error

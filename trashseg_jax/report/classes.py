@@ -38,6 +38,7 @@ def class_rows(
                 "interval": None if iou is None else intervals[i].tolist(),
                 "refined": _of(figures.get("crf", {}).get("iou"), name),
                 "boundary": _of(figures.get("boundary_iou"), name),
+                "refined_boundary": _of(figures.get("crf", {}).get("boundary_iou"), name),
                 "precision": _share(hit[i], predicted[i]),
                 "recall": _share(hit[i], truth[i]),
                 "dice": None if np.isnan(dice[i]) else float(dice[i]),

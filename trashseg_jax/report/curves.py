@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from trashseg_jax.data import taxonomy
 from trashseg_jax.refine.calibration import RAW
 from trashseg_jax.report.files import write_bytes
+from trashseg_jax.report.table import RARE, most_weighed
 
 WIDTH, HEIGHT, MARGIN = 420, 420, 52
-RARE = 4  # classes that are drawn: those whose weight is the largest
 Number = float | int
 GREY, LIGHT, BLUE = (110, 110, 110), (225, 225, 225), (0, 102, 204)
 
@@ -33,7 +33,7 @@ class Axes(NamedTuple):
 def save_strengths(path: Path, report: dict[str, Any]) -> None:
     """Draws mIoU and the rare classes' IoU over the strength, and which one is taken."""
     curve, fitted = report["curve"], report["calibration"]
-    names = [fitted["classes"][i] for i in np.argsort(fitted["log_weight"])[::-1][:RARE]]
+    names = most_weighed(fitted)
     drawn = [curve["miou"], *(curve["iou"][name] for name in names)]
     top = max(value for values in drawn for value in values if value is not None)
     # The next fifth, so that rare classes' low scores can be told apart.

@@ -1,7 +1,12 @@
 """A run's figures as text: the table for the terminal, and the cells that the page shares."""
 
+from functools import partial
 from typing import Any
 
+from trashseg_jax.refine.calibration import RAW
+
+CELL = len("+0.0000")
+RARE = 4  # classes whose scores by strength are shown: those whose weight is the largest
 SUMMARY = {
     "miou": "mIoU",
     "miou_common": "mIoU, common",
@@ -9,6 +14,7 @@ SUMMARY = {
     "mean_dice": "mean Dice",
     "pixel_accuracy": "pixel acc.",
 }
+BOUNDARY = {"miou": "boundary_miou"}
 
 # Of a calibration's figures, what has a row.
 CALIBRATION = {
@@ -36,16 +42,16 @@ NOTES = {
 def format_table(figures: dict[str, Any]) -> str:
     """Returns metrics.json's figures as a table for the terminal."""
     width = max(map(len, [*figures["iou"], *SUMMARY.values()]))
-    head = "".join(f"  {title:>6}" for title in score_titles(figures))
-    lines = [f"{'class':<{width}}{head}  share of pixels"]
+    titles = score_titles(figures)
+    columns = partial(_columns, titles)
+    lines = [f"{'class':<{width}}{columns(titles)}  share of pixels"]
     for name, value in figures["iou"].items():
-        cells = "".join(f"  {cell:>6}" for cell in class_scores(figures, name))
+        cells = columns(class_scores(figures, name))
         share = figures["pixel_share"][name]
         note = "" if value != 0 else "  never hit" if share else "  not in the truth"
         lines.append(f"{name:<{width}}{cells}  {share:8.2%}{note}")
     for key, name in SUMMARY.items():
-        cells = "".join(f"  {cell:>6}" for cell in total_scores(figures, key))
-        lines.append(f"{name:<{width}}{cells}")
+        lines.append(f"{name:<{width}}{columns(total_scores(figures, key))}".rstrip())
     if interval := figures["miou_interval"]:
         lines.append("95 % of resamples of the images: mIoU {:.4f} to {:.4f}".format(*interval))
     lines.append(
@@ -54,6 +60,11 @@ def format_table(figures: dict[str, Any]) -> str:
     )
     lines.append(describe_scoring(figures))
     return "\n".join([*lines, *data_notes(figures)])
+
+
+def _columns(titles: list[str], cells: list[str]) -> str:
+    both = zip(titles, cells, strict=True)
+    return "".join(f"  {cell:>{max(len(title), CELL)}}" for title, cell in both)
 
 
 def describe_weights(figures: dict[str, Any]) -> str:
@@ -65,10 +76,14 @@ def describe_weights(figures: dict[str, Any]) -> str:
 
 
 def describe_scoring(figures: dict[str, Any]) -> str:
-    """Returns which pixels were counted, how the network saw them, and if it was calibrated."""
+    """Returns which pixels were counted, how the network saw them, and what was done behind it."""
     scored = [figures, *figures.get("models", [])]
-    return _describe_pixels(figures) + (
-        ", calibrated" if any("calibration" in one for one in scored) else ""
+    calibrated = any("calibration" in one for one in scored)
+    engine = figures.get("crf", {}).get("engine")  # which runs of earlier versions have not
+    return (
+        _describe_pixels(figures)
+        + (", calibrated" if calibrated else "")
+        + (f", CRF by {engine}" if engine else "")
     )
 
 
@@ -116,6 +131,7 @@ def format_calibration(report: dict[str, Any]) -> str:
     for key, name in CALIBRATION.items():
         cells = "".join(f"  {one[key]:>11.4f}" for one in columns.values())
         lines.append(f"{name:<{width}}{cells}")
+    lines += _strength_rows(report, width)
     gain = columns[fitted["method"]]["gain_interval"]
     if gain:
         lines.append(
@@ -128,12 +144,38 @@ def format_calibration(report: dict[str, Any]) -> str:
         f"images scaled to {report['image_size']}, each calibrated by what was fitted on the "
         "other half of them"
     )
+    raw, kept = columns[RAW]["iou"], columns[fitted["method"]]["iou"]
+    if lost := [name for name in fitted["classes"] if raw[name] and kept[name] == 0]:
+        lines.append(f"{fitted['method']} loses what raw hit: {', '.join(lost)}")
+    given = " (given)" if report["strength_given"] else ""
     lines.append(
         f"kept: {fitted['method']}, fitted on {fitted['num_images']} images "
-        f"({fitted['images']}), strength {fitted['strength']:.3g}, temperature "
+        f"({fitted['images']}), strength {fitted['strength']:.3g}{given}, temperature "
         f"{fitted['temperature']:.3g}"
     )
     return "\n".join(lines)
+
+
+def most_weighed(fitted: dict[str, Any]) -> list[str]:
+    """Returns the few classes that the training raised most, which are the rare ones."""
+    weights = dict(zip(fitted["classes"], fitted["log_weight"], strict=True))
+    return sorted(weights, key=weights.__getitem__, reverse=True)[:RARE]
+
+
+def _strength_rows(report: dict[str, Any], width: int) -> list[str]:
+    """Returns every other point of the curve: what each strength makes of the rare classes."""
+    curve, fitted = report["curve"], report["calibration"]
+    rows = {"mIoU": curve["miou"], **{name: curve["iou"][name] for name in most_weighed(fitted)}}
+    cells = {"prior's strength": [f"{strength:g}" for strength in curve["strength"]]}
+    for name, values in rows.items():
+        cells[name] = ["absent" if value is None else f"{value:.4f}" for value in values]
+    width = max(width, *map(len, cells))
+    lines = [
+        "".join([f"{name:<{width}}", *(f"  {cell:>6}" for cell in row[::2])])
+        for name, row in cells.items()
+    ]
+    where = f"these are of the {fitted['num_images']} images that it is fitted on"
+    return ["", *lines, f"{where}; calibration.png has all strengths", ""]
 
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
@@ -157,30 +199,44 @@ def read_otherwise(figures: dict[str, Any]) -> list[str]:
 
 
 def not_refined(figures: dict[str, Any]) -> list[str]:
-    """Returns lines on the CRF and on the images that it failed for."""
-    crf, lines = figures.get("crf", {}), []
-    if engine := crf.get("engine"):  # which runs of earlier versions have not
-        lines.append(f"CRF engine: {engine}")
-    if failed := crf.get("failed", []):
-        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
-        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
-    return lines
+    """Returns lines on the images that the CRF failed for."""
+    failed = figures.get("crf", {}).get("failed", [])
+    if not failed:
+        return []
+    lines = [f"image {image['id']}: {image['reason']}" for image in failed]
+    return [f"the CRF failed, so that these count as predicted: {len(failed)}", *lines]
 
 
 def score_titles(figures: dict[str, Any]) -> list[str]:
-    return ["IoU", "CRF", "change"] if "crf" in figures else ["IoU"]
+    refined = ["CRF", "change"] if "crf" in figures else []
+    near = ["boundary", *refined] if _has_boundary(figures) else []
+    return ["IoU", *refined, *near]
 
 
 def class_scores(figures: dict[str, Any], name: str) -> list[str]:
-    """Returns a class's IoU and, where a CRF ran, the refined one and the difference."""
-    both = [part["iou"][name] for part in _raw_and_refined(figures)]
-    return ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+    """Returns a class's IoU and, where a CRF ran, the refined one and the difference.
+
+    The same of its boundary IoU follows, where that was counted.
+    """
+    cells = []
+    for key in ("iou", "boundary_iou") if _has_boundary(figures) else ("iou",):
+        both = [part[key][name] for part in _raw_and_refined(figures)]
+        cells += ["absent" if v is None else f"{v:.4f}" for v in both] + _change(both)
+    return cells
 
 
 def total_scores(figures: dict[str, Any], key: str) -> list[str]:
-    """Returns the same of one of SUMMARY."""
-    both = [part[key] for part in _raw_and_refined(figures)]
-    return [format_number(v) for v in both] + _change(both)
+    """Returns the same of one of SUMMARY; of the mIoU alone there is one along the boundaries."""
+    cells = []
+    for one in (key, BOUNDARY.get(key)) if _has_boundary(figures) else (key,):
+        parts = _raw_and_refined(figures)
+        both = [part[one] for part in parts] if one else []
+        cells += [format_number(v) for v in both] + _change(both)
+    return cells + [""] * (len(score_titles(figures)) - len(cells))
+
+
+def _has_boundary(figures: dict[str, Any]) -> bool:
+    return "boundary_iou" in figures  # runs of earlier versions have none
 
 
 def _raw_and_refined(figures: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,16 +24,17 @@ class RunLock:
 
     On one host the system knows whether the holder lives. Between hosts, whose file systems may
     not share locks, the file's time of change tells: a run that was killed there, which a requeued
-    job follows, is waited for. Raises InputError where another run is at work.
+    job follows, is waited for. Raises InputError with `remedy` where another run is at work.
     """
 
-    def __init__(self, workdir: Path):
+    def __init__(self, workdir: Path, *, remedy: str = REMEDY):
+        self._remedy = remedy
         self.path = workdir / "run.lock"
         self._ended = threading.Event()
         self._file: IO[str] | None = None
 
     def __enter__(self) -> "RunLock":
-        with folders.explained(self.path.parent, REMEDY):
+        with folders.explained(self.path.parent, self._remedy):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+", encoding="utf-8")
             try:
@@ -54,7 +55,7 @@ class RunLock:
     def _take(self, file: IO[str]) -> None:
         holder = _holder(file)
         who = f"process {holder.get('pid')} on {holder.get('host')}"
-        refusal = f"{self.path}: {who} is at work in this folder; wait for it, or {REMEDY}"
+        refusal = f"{self.path}: {who} is at work in this folder; wait for it, or {self._remedy}"
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -64,9 +64,9 @@ class RunLog:
         if not self._enabled:
             return
         split, iou = figures["split"], figures["iou"]
-        numbers = {"miou": figures["miou"], "eval_loss": figures["loss"]}
-        self._append(step, {**numbers, "iou": iou})
-        scalars = {"miou": figures["miou"], "loss": figures["loss"]}
+        means = {key: figures[key] for key in ("miou", "boundary_miou") if key in figures}
+        self._append(step, {**means, "eval_loss": figures["loss"], "iou": iou})
+        scalars = {**means, "loss": figures["loss"]}
         scalars |= {f"iou/{name}": value for name, value in iou.items()}
         self._add_scalars(step, {f"{split}/{name}": value for name, value in scalars.items()})
         for index, picture in enumerate(pictures):

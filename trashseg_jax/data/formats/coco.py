@@ -5,6 +5,7 @@ Worker processes import this module: it needs neither jax nor tensorflow.
 
 import collections
 import dataclasses
+import glob
 import json
 import os
 from collections.abc import Container, Mapping
@@ -64,9 +65,10 @@ class Annotations:
 
 
 def read_splits(folder: DataFolder) -> Splits:
-    """Reads "train" and "val" from two json files, or from one by lists or by a share held out."""
+    """Reads "train" and "val" from files of their own, or from one by lists or a share held out."""
     if not folder.val_file:
-        return _read_train_alone(folder)
+        train, problems = _read_files(folder, split="train")
+        return Splits({"train": train}, problems, held_out=False)
     files = {"train": folder.path / folder.train_file, "val": folder.path / folder.val_file}
     lists = {"train": folder.train_list, "val": folder.val_list}
     if files["train"] == files["val"] and any(lists.values()) != all(lists.values()):
@@ -80,29 +82,64 @@ def read_splits(folder: DataFolder) -> Splits:
             f"config.data.val_fraction={folder.val_fraction}: must be between 0 and 1, the share "
             f"of the images of {files['train']} to hold out"
         )
-    for split, json_file in files.items():
-        if not json_file.exists():
-            raise InputError(_absent_json(json_file, files["train"], split, folder.path))
-    train, problems = read_coco(files["train"], folder, split="train")
+    for split in files:  # of both, before either is read
+        _find_some_jsons(folder, split=split)
+    train, problems = _read_files(folder, split="train")
     if held_out:
         records = hold_out(train, val_fraction=folder.val_fraction)
         return Splits(records, problems, held_out=True)
-    val, more = read_coco(files["val"], folder, split="val")
+    val, more = _read_files(folder, split="val")
     return Splits({"train": train, "val": val}, problems + more, held_out=False)
-
-
-def _read_train_alone(folder: DataFolder) -> Splits:
-    json_file = folder.path / folder.train_file
-    if not json_file.exists():
-        raise InputError(_absent_json(json_file, json_file, "train", folder.path))
-    train, problems = read_coco(json_file, folder, split="train")
-    return Splits({"train": train}, problems, held_out=False)
 
 
 def read_val(folder: DataFolder) -> Splits:
     """Reads "val" alone, to score a model where its training images are not."""
-    val, problems = read_coco(folder.path / folder.val_file, folder, split="val")
+    val, problems = _read_files(folder, split="val")
     return Splits({"val": val}, problems, held_out=False)
+
+
+def find_jsons(folder: DataFolder, *, split: str) -> list[Path]:
+    """Returns a split's json, or those that its pattern (batch_*/data.json) fits, in order."""
+    name = {"train": folder.train_file, "val": folder.val_file}[split]
+    if (folder.path / name).exists():
+        return [folder.path / name]
+    return sorted(map(Path, glob.glob(os.path.join(glob.escape(str(folder.path)), name))))
+
+
+def _find_some_jsons(folder: DataFolder, *, split: str) -> list[Path]:
+    files = find_jsons(folder, split=split)
+    if not files:
+        raise InputError(_absent_json(folder, split))
+    return files
+
+
+def _read_files(folder: DataFolder, *, split: str) -> tuple[list[Record], list[str]]:
+    files = _find_some_jsons(folder, split=split)
+    if len(files) == 1:
+        return read_coco(files[0], folder, split=split)
+    if name := {"train": folder.train_list, "val": folder.val_list}[split]:
+        raise InputError(
+            f"config.data.{split}_list={name!r}: a list chooses from one json, and "
+            f"config.data.{split}_file fits {len(files)}; leave the list out, or join the files"
+        )
+    read = [read_coco(file, folder, split=split) for file in files]
+    records = [record for found, _ in read for record in found]
+    return _number(records, folder), [line for _, lines in read for line in lines]
+
+
+def _number(records: list[Record], folder: DataFolder) -> list[Record]:
+    """Numbers the images of several files, whose ids and names recur, and calls them by path."""
+    names = [os.path.relpath(record.path, folder.path) for record in records]
+    if len(set(names)) < len(names):
+        name, times = collections.Counter(names).most_common(1)[0]
+        raise InputError(
+            f"{folder.path}: {times} of the json files have the image {show(name)}; either may "
+            "lack the other's annotations: list it once, with all of them"
+        )
+    return [
+        dataclasses.replace(record, id=number, file_name=name, listed_id="")
+        for number, (record, name) in enumerate(zip(records, names, strict=True))
+    ]
 
 
 def read_coco(
@@ -156,18 +193,22 @@ def _record(
 # The json
 
 
-def _absent_json(json_file: Path, train_file: Path, split: str, folder: Path) -> str:
+def _absent_json(folder: DataFolder, split: str) -> str:
     """Returns the message on a split's json that is not there: what there is in its place."""
+    name = {"train": folder.train_file, "val": folder.val_file}[split]
     remedies = []
     if split == "val":
-        name = os.path.relpath(train_file, folder)
-        remedies = [f"to hold out a share of {train_file}, pass --config.data.val_file={name}"]
-    found = [os.path.relpath(p, folder) for g in ("*.json", "*/*.json") for p in folder.glob(g)]
-    if found:
-        there = ", ".join(sorted(found)[:5])
+        train = os.path.relpath(folder.path / folder.train_file, folder.path)
+        remedies = [
+            f"to hold out a share of {folder.path / folder.train_file}, pass "
+            f"--config.data.val_file={train}"
+        ]
+    jsons = [file for pattern in ("*.json", "*/*.json") for file in folder.path.glob(pattern)]
+    if found := sorted(os.path.relpath(file, folder.path) for file in jsons):
+        there = ", ".join(found[:5])
         remedies.append(f"to use another, name it with --config.data.{split}_file: {there}")
     remedy = "; ".join(remedies) or "check the data folder and the name"
-    return f"{json_file}: does not exist; {remedy}"
+    return f"{folder.path / name}: does not exist; {remedy}"
 
 
 def _read_json(json_file: Path) -> Content:
