@@ -102,7 +102,7 @@ def make_tiles(
     ]
     for tile, key in zip(tiles, ("miou_interval", "miou_common_interval"), strict=False):
         tile["interval"] = figures.get(key)
-    tiles[1]["note"] = "of the classes with enough pixels"
+    tiles[1]["note"] = "without rare classes"
     if published:
         title, iou = next(iter(published.items()))
         tiles[0]["reference"] = title, sum(iou.values()) / len(iou)
