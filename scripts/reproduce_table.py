@@ -35,7 +35,9 @@ from ml_collections.config_flags import config_flags
 from trashseg_jax import main as command_line
 from trashseg_jax import settings
 from trashseg_jax.configs import run as stored_run
+from trashseg_jax.data.taxonomy import CLASSES
 from trashseg_jax.errors import InputError
+from trashseg_jax.report import reference
 from trashseg_jax.report.files import write_text
 from trashseg_jax.settings import Config
 
@@ -58,26 +60,17 @@ def vary(title: str, *flags: str) -> Experiment:
     return Experiment(title, "best_cpu", False, flags=flags, folder=title.replace(" ", "-"))
 
 
-CLASSES = (
-    *("Background", "General trash", "Paper", "Paper pack", "Metal", "Glass", "Plastic"),
-    *("Styrofoam", "Plastic bag", "Battery", "Clothing"),
+EXPERIMENTS = tuple(
+    Experiment(title, config, refined, reference.IOU[title])
+    for title, config, refined in (
+        ("reference U-Net", "reference", False),
+        ("focal", "focal", False),
+        ("focal, balanced alpha", "focal_balanced", False),
+        ("dilated", "dilated", False),
+        ("dilated, focal", "dilated_focal", False),
+        ("CRF, focal, balanced alpha", "focal_balanced", True),
+    )
 )
-# fmt: off
-EXPERIMENTS = (
-    Experiment("reference U-Net", "reference", False,
-        (.9472, .3215, .6834, .2977, .2478, .4147, .3806, .5683, .7865, 0, .2970)),
-    Experiment("focal", "focal", False,
-        (.9411, .3232, .6823, .3066, .2617, .4105, .3398, .5991, .7805, 0, .3476)),
-    Experiment("focal, balanced alpha", "focal_balanced", False,
-        (.9321, .3059, .6511, .2650, .2548, .3026, .3004, .5791, .7449, .6648, .2286)),
-    Experiment("dilated", "dilated", False,
-        (.9413, .3164, .6711, .1828, .3001, .3042, .3140, .6276, .7797, 0, .2567)),
-    Experiment("dilated, focal", "dilated_focal", False,
-        (.9108, .2568, .5211, .1715, .2372, .3014, .2004, .3829, .6843, .4051, .2373)),
-    Experiment("CRF, focal, balanced alpha", "focal_balanced", True,
-        (.8933, .2986, .5106, .2364, .1952, .3568, .2525, .5125, .6614, .2326, .1018)),
-)
-# fmt: on
 BEST = Experiment("best_cpu", "best_cpu", False)
 SAME_ENCODER = (
     "--config.model.encoder=efficientnet_lite0",

@@ -8,7 +8,7 @@ import pytest
 from fixtures_dense import OPTIONS, WITHOUT_TERMS, brute_force, needs_pydensecrf, scene
 from scipy import spatial
 
-from trashseg_jax.refine import dense, engines, meanfield
+from trashseg_jax.refine import dense, engines, gaussian, meanfield
 
 EXACT = {"rank": 16, "tile": 4, "stride": 1}  # a landmark for each pixel
 
@@ -34,7 +34,7 @@ def test_landmark_for_each_pixel_is_exact(changes):
 
 def test_gaussian_is_that_of_its_window(monkeypatch):
     """Three pixels in each direction, and blocks of four rows or columns."""
-    monkeypatch.setattr(meanfield, "BLOCK", 4)
+    monkeypatch.setattr(gaussian, "BLOCK", 4)
     jax.clear_caches()
     options = OPTIONS | {"gaussian_sxy": 0.75, "bilateral_compat": 0.0, "gaussian_compat": 2.0}
     probs, image = photo(1)
@@ -46,29 +46,40 @@ def test_gaussian_is_that_of_its_window(monkeypatch):
 
 
 def nystrom(features, tiles, sources, rank):
-    """Returns K by its definition, in float64: between what landmarks among the sources span.
+    """Returns K by its definition, in float64: between what landmarks span.
 
     Added is what that lacks of a source's weight for itself; only sources send.
     """
-    k = np.exp(-spatial.distance.cdist(features, features, "sqeuclidean") / 2)
-    onto = np.zeros_like(k)  # by pixel, the coefficients of the landmarks
+    landmarks, onto = [], []  # by tile; for each pixel, the weights of its tile's landmarks
     for tile in np.unique(tiles):
-        (candidates,) = np.nonzero((tiles == tile) & sources)
-        (members,) = np.nonzero(tiles == tile)
-        chosen = []
-        for _ in range(rank):
-            across = k[np.ix_(candidates, chosen)]
-            kept = np.linalg.solve(k[np.ix_(chosen, chosen)], across.T)
-            chosen.append(candidates[np.argmax(1 - (across * kept.T).sum(1))])
-        inner = k[np.ix_(chosen, chosen)]
-        onto[np.ix_(members, chosen)] = np.linalg.solve(inner, k[np.ix_(chosen, members)]).T
-    projected = onto @ k @ onto.T
+        chosen = landmarks_of(features[(tiles == tile) & sources], rank)
+        weights = np.zeros((len(chosen), len(features)))
+        seen = gaussian_between(chosen, features[tiles == tile])
+        weights[:, tiles == tile] = np.linalg.solve(gaussian_between(chosen, chosen), seen)
+        landmarks, onto = [*landmarks, chosen], [*onto, weights]
+    landmarks, onto = np.concatenate(landmarks), np.concatenate(onto)
+    projected = onto.T @ gaussian_between(landmarks, landmarks) @ onto
     return (projected + np.diag(1 - np.diag(projected))) * sources
+
+
+def landmarks_of(features, rank):
+    """Returns the means of those nearest to each of the pixels chosen as they are worst off."""
+    k = gaussian_between(features, features)
+    chosen = []
+    for _ in range(rank):
+        kept = np.linalg.solve(k[np.ix_(chosen, chosen)], k[chosen])
+        chosen.append(np.argmax(1 - (k[chosen] * kept).sum(0)))
+    nearest = k[chosen].argmax(0)
+    return np.stack([features[nearest == i].mean(0) for i in range(rank)])
+
+
+def gaussian_between(a, b):
+    return np.exp(-spatial.distance.cdist(a, b, "sqeuclidean") / 2)
 
 
 @pytest.mark.parametrize(("stride", "rank"), [(1, 3), (2, 3), (2, 4)])
 def test_bilateral_is_that_of_its_landmarks(stride, rank):
-    """A few of the sixteen pixels of each tile, chosen as they represent the others worst."""
+    """A few for the sixteen pixels of each tile."""
     probs, image = photo(2, 8, 12)
     options = OPTIONS | {"gaussian_compat": 0.0}
     place = np.mgrid[:8, :12].reshape(2, -1).T

@@ -206,6 +206,7 @@ def test_interval_is_left_out_where_no_resamples_are_asked_for():
     parts = RNG.integers(0, 50, (6, 3, 3))
     figures = summarize(parts, resamples=10)
     assert figures.pop("miou_interval")
+    assert figures.pop("miou_common_interval")
     assert summarize(parts) == figures
 
 
@@ -213,3 +214,38 @@ def summarize(per_image, common_share=0.0, resamples=0):
     return metrics.summarize(
         per_image, classes=("a", "b", "c"), common_share=common_share, resamples=resamples
     )
+
+
+def test_a_classes_interval_is_that_of_its_own_resamples():
+    parts = RNG.integers(0, 50, (9, K, K)) * (RNG.random((9, K, 1)) < 0.5)
+    parts[:, 2] = parts[:, :, 2] = 0
+    intervals = metrics.iou_intervals(parts, resamples=300)
+    assert np.isnan(intervals[2]).all()
+    for label in (0, 1, 3, 4):
+        alone = np.arange(K) == label
+        expected = metrics.bootstrap_interval(parts, resamples=300, among=alone)
+        assert intervals[label].tolist() == pytest.approx(expected)
+
+
+def test_the_common_classes_interval_is_that_of_their_mean():
+    parts = RNG.integers(1, 50, (9, K, K))
+    parts[:, 3, :] = 0
+    parts[0, 3, 3] = 1
+    figures = metrics.summarize(
+        parts, classes=[str(i) for i in range(K)], common_share=0.01, resamples=200
+    )
+    common = np.arange(K) != 3
+    expected = metrics.bootstrap_interval(parts, resamples=200, among=common)
+    assert figures["miou_common_interval"] == expected
+    assert expected[0] <= figures["miou_common"] <= expected[1]
+
+
+def test_a_classes_difference_is_paired():
+    """A run that is right in one more pixel of each image differs for certain."""
+    before = np.tile(np.array([[50, 10], [20, 30]]), (12, 1, 1)) * RNG.integers(1, 9, (12, 1, 1))
+    after = before + np.array([[1, -1], [0, 0]])
+    low, high = metrics.iou_difference_intervals(before, after, resamples=200).T
+    change = metrics.iou(after.sum(0)) - metrics.iou(before.sum(0))
+    assert (low > 0).all()
+    assert (low <= change).all()
+    assert (change <= high).all()

@@ -44,7 +44,8 @@ def records(sizes=SIZES, image_format="PNG"):
 
 
 def score(config, made, *, resolution, model=None):
-    data = SimpleNamespace(source=lambda split: made, classes=CLASSES)
+    images = [(str(one["id"]), "digest") for one in made]
+    data = SimpleNamespace(source=lambda split: made, classes=CLASSES, images=lambda split: images)
     loss = build.build_loss(config, np.ones(3))
     scorer = evaluate.build_scorer(
         config,

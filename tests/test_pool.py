@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import fixtures_crf
+import fixtures_pages
 import numpy as np
 import pytest
 from fixtures_crf import Deed
@@ -331,7 +332,8 @@ def test_image_that_fails_twice_counts_as_predicted_and_is_reported(
     figures = evaluate.summarize(
         config, prepared, result, step=0, skipped=0, warnings=[], resamples=10
     )
-    evaluate.write_reports(tmp_path, figures, result.samples, log=tmp_path / "log.jsonl")
+    log, origin = tmp_path / "log.jsonl", fixtures_pages.ORIGIN
+    evaluate.write_reports(tmp_path, figures, result, log=log, origin=origin)
     reason = "worker died (signal 9), then worker died (signal 9)"
     assert json.loads((tmp_path / "metrics.json").read_text())["crf"]["failed"] == [
         {"id": victim, "reason": reason}

@@ -70,3 +70,22 @@ def test_probabilities_that_come_true_have_no_error_and_those_that_lie_all_of_it
 
 def test_an_impossible_label_costs_much_and_not_everything():
     assert 50 < reliability.log_loss(np.array([[1.0, 0.0]]), np.array([1])) < 100
+
+
+def test_counts_of_several_images_give_the_bins_of_all_their_pixels():
+    """Probabilities that are whole 255ths, so that nothing is rounded."""
+    rng = np.random.default_rng(3)
+    confidence = rng.integers(0, 256, 600).astype(np.uint8)
+    predictions = rng.integers(0, 4, 600).astype(np.uint8)
+    right = rng.random(600) < confidence / 255
+    halves = [
+        reliability.count_confidence(predictions[i], confidence[i], right[i], num_classes=4)
+        for i in (slice(0, 250), slice(250, 600))
+    ]
+    counts = halves[0] + halves[1]
+    for label in range(4):
+        of_one = predictions == label
+        expected = reliability.bin_up(confidence[of_one] / 255, right[of_one])
+        found = reliability.bin_counts(counts[label])
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other)

@@ -2,15 +2,17 @@ import concurrent.futures
 import dataclasses
 import html
 import json
+import re
 
+import fixtures_pages
 import numpy as np
 import pytest
 from PIL import Image
 
 from trashseg_jax import metrics
 from trashseg_jax.data import taxonomy
+from trashseg_jax.report import page, pictures
 from trashseg_jax.report.files import replaced_folder, write_json
-from trashseg_jax.report.page import write_html
 from trashseg_jax.report.sheet import CELL, MARGIN, Sample, save_samples
 from trashseg_jax.report.table import NOTES, format_balance, format_table
 
@@ -37,6 +39,22 @@ def figures(**changes):
         "data_notes": {},
         **changes,
     }
+
+
+def write_html(path, found, per_image=CONFUSION):
+    """Writes the page, and returns what it says."""
+    details = fixtures_pages.details_of(per_image, log=path.with_name("log.jsonl"))
+    page.write_html(path, found, details)
+    return path.read_text()
+
+
+def read_table(text, name):
+    """Returns the cells of a table of the page, as text, by the row's heading."""
+    table = re.search(f'<table[^>]* id="{name}">(.*?)</table>', text, re.DOTALL)
+    rows = re.findall("<tr.*?</tr>", table[1], re.DOTALL)
+    cells = [re.findall("<t[hd].*?</t[hd]>", row, re.DOTALL) for row in rows]
+    plain = [[html.unescape(re.sub("<[^>]*>|\n", "", c)).strip() for c in row] for row in cells]
+    return {row[0]: row[1:] for row in plain}
 
 
 def sample(seed=0, size=32):
@@ -86,8 +104,7 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
         **metrics.summarize(refined, classes=CLASSES, common_share=0.0, resamples=10),
         "failed": [],
     }
-    write_html(tmp_path / "report.html", figures(crf=crf), log=tmp_path / "log.jsonl")
-    page = (tmp_path / "report.html").read_text()
+    shown = read_table(write_html(tmp_path / "report.html", figures(crf=crf)), "class-table")
     # 90 / 96 and 92 / 96; 4 / 10 and 4 / 8; their means.
     rows = {
         "Background": ("0.9375", "0.9583", "+0.0208"),
@@ -98,9 +115,12 @@ def test_table_and_page_show_raw_and_refined_side_by_side(tmp_path):
     table = {line[:10].strip(): line[10:].split() for line in _lines(figures(crf=crf))}
     for name, cells in rows.items():
         assert tuple(table[name][: len(cells)]) == cells
-        assert f"<td>{name.replace('<i>', '&lt;i&gt;')}<td>{'<td>'.join(cells)}<td>" in page
     assert table["class"][:3] == ["IoU", "CRF", "change"]
-    assert "<th>IoU<th>CRF<th>change<th>" in page
+    places = [shown["Class"].index(title) for title in ("IoU", "CRF", "Change")]
+    on_page = {name: [cells[at] for at in places] for name, cells in shown.items()}
+    assert on_page["Background"] == [".9375", ".9583", "+.0208"]
+    assert on_page["Metal"] == [".4000", ".5000", "+.1000"]
+    assert on_page["Glass<i> not in the truth"][:2] == ["absent", "absent"]
 
 
 def test_table_and_page_show_boundary_iou_where_it_was_counted(tmp_path):
@@ -116,11 +136,11 @@ def test_table_and_page_show_boundary_iou_where_it_was_counted(tmp_path):
     assert table["Metal"][3:5] == ["0.2500", "absent"]
     assert table["mIoU"][3:] == ["0.3750", "0.7500", "+0.3750"]
     assert len(table["mean Dice"]) == 3
-    write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
-    page = (tmp_path / "report.html").read_text()
-    assert f"<th>{'<th>'.join(head)}<th>share" in page
-    assert "<td>0.5000<td>0.7500<td>+0.2500<td>92.00%" in page
-    assert "<td>0.3750<td>0.7500<td>+0.3750<td>" in page
+    shown = read_table(write_html(tmp_path / "report.html", found), "class-table")
+    place = shown["Class"].index("Boundary IoU")
+    assert shown["Class"][place + 1] == "Boundary, CRF"
+    assert shown["Background"][place : place + 2] == [".500", ".750"]
+    assert shown["Metal"][place] == ".250"
     alone = {line[:14].strip(): line[14:].split() for line in _lines(figures(**raw))}
     assert alone["class"] == ["IoU", "boundary", "share", "of", "pixels"]
     assert alone["mIoU"] == ["0.6687", "0.3750"]
@@ -132,13 +152,13 @@ def _lines(found):
 
 def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
     found = figures(warnings=["2 of 3 images are <seen>"], skipped_updates=3, loss=None)
-    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
-    page, text = (tmp_path / "report.html").read_text(), format_table(found)
+    shown, text = write_html(tmp_path / "report.html", found), format_table(found)
     assert "warning: 2 of 3 images are <seen>" in text
-    assert "warning: 2 of 3 images are &lt;seen&gt;" in page
-    for both in (page, text):
+    assert "warning: 2 of 3 images are &lt;seen&gt;" in shown
+    for both in (shown, text):
         assert "updates left out as not finite: 3 of 7" in both
-        assert "loss undefined" in both
+    assert "loss undefined" in text
+    assert '<dt>loss</dt><dd><span class="value">undefined</span>' in shown
     assert "loss 1.5000" in format_table(figures())
 
 
@@ -161,14 +181,12 @@ def test_table_and_page_tell_warnings_loss_and_updates_left_out(tmp_path):
 def test_table_and_page_say_which_pixels_were_counted(tmp_path, scored, line):
     found = figures(**scored)
     assert line in format_table(found).splitlines()
-    write_html(tmp_path / "report.html", found, log=tmp_path / "absent")
-    assert f"<p>{line}</p>" in (tmp_path / "report.html").read_text()
+    assert f"<span>{line}</span>" in write_html(tmp_path / "report.html", found)
 
 
 def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
     found = figures(skipped=["x.jpg: is damaged"], data_notes={"clipped": 3})
-    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
-    for text in (format_table(found), (tmp_path / "report.html").read_text()):
+    for text in (format_table(found), write_html(tmp_path / "report.html", found)):
         assert "skipped as bad: 1" in text
         assert "x.jpg: is damaged" in text
         assert "clipped: 3" in text
@@ -177,8 +195,7 @@ def test_table_and_page_name_skipped_images_and_count_clipped_ones(tmp_path):
 def test_each_note_on_the_data_has_its_line_in_the_table_and_the_page(tmp_path):
     counts = {kind: 101 + place for place, kind in enumerate(NOTES)}
     found = figures(data_notes=counts)
-    write_html(tmp_path / "report.html", found, log=tmp_path / "log.jsonl")
-    for text in (format_table(found), (tmp_path / "report.html").read_text()):
+    for text in (format_table(found), write_html(tmp_path / "report.html", found)):
         for kind, count in counts.items():
             assert f"{NOTES[kind]}: {count}" in html.unescape(text)
 
@@ -218,18 +235,21 @@ def test_sheet_without_samples_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_page_holds_curve_and_samples_and_escapes_names(tmp_path):
-    log = tmp_path / "log.jsonl"
-    log.write_text("".join(json.dumps({"step": i, "loss": 1 / i}) + "\n" for i in (1, 2, 3)))
-    save_samples(tmp_path / "samples.png", [sample()], classes=CLASSES)
-    write_html(tmp_path / "report.html", figures(), log=log)
-    page = (tmp_path / "report.html").read_text()
-    assert "Glass&lt;i&gt;" in page
-    assert "Glass<i>" not in page
-    assert "data:image/png;base64," in page
-    assert page.count(",") > 3
-    assert "<polyline" in page
-    assert "http" not in page  # self-contained
+@pytest.mark.parametrize(("classes", "most"), [(11, 600_000), (150, 1_300_000)])
+def test_the_page_of_3000_images_is_bounded_in_size(tmp_path, classes, most):
+    """What it holds besides the pictures, whose bytes have a budget of their own."""
+    path, _, details = fixtures_pages.write_page(tmp_path, classes=classes, images=3000)
+    drawn = sum(one.num_bytes for one in details.pictures)
+    assert drawn <= pictures.BUDGET
+    assert path.stat().st_size - 4 / 3 * drawn < most
+
+
+def test_the_page_asks_for_nothing_and_escapes_names(tmp_path):
+    text = write_html(tmp_path / "report.html", figures())
+    assert "Glass&lt;i&gt;" in text
+    assert "Glass<i>" not in text
+    assert not re.search("https?:", text)
+    assert re.findall('src="(.{11})', text) == ["data:image/"] * text.count(' src="')
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

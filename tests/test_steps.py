@@ -258,6 +258,9 @@ def test_probabilities_are_given_only_when_asked_for_and_are_the_predictions(tin
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-5)
     np.testing.assert_array_equal(probs.argmax(-1), outputs["prediction"])
     assert "probs" not in jax.eval_shape(make(probs=False), variables, batch)
+    sure = make(probs=True, confidence=True)(variables, batch)["confidence"]
+    np.testing.assert_allclose(np.asarray(sure) / 255, probs.max(-1), atol=0.51 / 255)
+    assert "confidence" not in outputs
 
 
 @pytest.mark.parametrize(("size", "hint"), [(6, "4 or 8"), (3, "use 4"), (0, "use 4")])

@@ -1,6 +1,7 @@
 """The whole path, on rendered scenes: train, stop, resume, evaluate."""
 
 import dataclasses
+import io
 import json
 import os
 import resource
@@ -26,6 +27,8 @@ from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError, Interrupted, RunError
 from trashseg_jax.refine import dense
 from trashseg_jax.report import table
+from trashseg_jax.report.confusions import load_confusions
+from trashseg_jax.report.pictures import load_pictures
 from trashseg_jax.run.checkpoint import Checkpoints
 from trashseg_jax.run.lock import RunLock
 
@@ -57,9 +60,28 @@ def test_run_leaves_the_documented_files(whole_run):
         "metrics.json",
         "report.html",
         "samples.png",
+        "confusions.npz",
+        "pictures.npz",
     }
     assert json.loads((workdir / "metrics.json").read_text()) == figures
     assert any((workdir / "tensorboard").iterdir())
+
+
+def test_what_compares_runs_is_of_the_images_by_their_files_names(whole_run, prepared):
+    workdir, figures = whole_run
+    names = [name for name, _ in prepared.images("val")]
+    images = load_confusions(workdir / "confusions.npz")
+    assert (images.names, images.classes) == (names, list(figures["iou"]))
+    assert images.per_image.sum(0).tolist() == figures["confusion"]
+    shown = load_pictures(workdir / "pictures.npz")
+    assert sorted(one.place for one in shown) == [*range(len(names))]
+    for one in shown:
+        assert one.name == names[one.place]
+        assert one.size == (64, 64)
+        # The page's picture has as many right pixels as the figures: the scenes are not scaled.
+        errors = np.array(Image.open(io.BytesIO(one.errors)).convert("RGBA"))[..., 3] > 0
+        confusion = images.per_image[one.place]
+        assert errors.sum() == 64 * 64 - np.trace(confusion)
 
 
 def test_config_file_holds_what_the_data_led_to(whole_run, prepared):
@@ -196,7 +218,7 @@ def test_only_the_evaluation_that_is_reported_resamples(whole_run, tiny_config, 
         patch.setattr(metrics, "bootstrap_interval", lambda *_, **options: calls.append(options))
         train.train(config, workdir)
     assert [e["step"] for e in read_log(workdir) if "miou" in e] == [2, 4, 5]
-    assert calls == [{"resamples": metrics.RESAMPLES}]
+    assert [one["resamples"] for one in calls] == [metrics.RESAMPLES] * 2  # all classes, common
 
 
 def test_sheet_of_samples_has_the_photographs(whole_run):
@@ -276,6 +298,7 @@ def test_evaluation_scores_as_training_did_in_a_folder_of_its_own(whole_run, tin
     for name, expected in (("val-4", figures), ("train-2-early", other)):
         folder = workdir / "evaluations" / name
         names = {"metrics.json", "samples.png", "report.html", "config.json"}
+        names |= {"confusions.npz", "pictures.npz"}
         assert {path.name for path in folder.iterdir()} == names
         assert json.loads((folder / "metrics.json").read_text()) == expected
     assert contents(workdir) == before
@@ -338,14 +361,14 @@ def test_evaluation_adjusts_logits_by_the_priors_of_the_training_stream(tiny_con
 
 @needs_pydensecrf
 def test_evaluations_during_training_leave_the_crf_out(tiny_config, tmp_path, monkeypatch):
-    """Two evaluations of five images, but five refinements."""
+    """Two evaluations of five images, but five refinements; the report refines what it shows."""
     refine, seen = dense.refine, []
     monkeypatch.setattr(dense, "refine", lambda *a, **k: seen.append(1) or refine(*a, **k))
     config = tiny_config()
     config.crf.update({"enabled": True, "iterations": 1, "workers": 0})
     train.train(config, tmp_path)
     assert [e["step"] for e in read_log(tmp_path) if "miou" in e] == [2, 4]
-    assert len(seen) == 5
+    assert len(seen) == 5 + 5
 
 
 @needs_pydensecrf
@@ -367,7 +390,9 @@ def test_crf_adds_refined_figures_to_the_last_evaluation(whole_run, tiny_config,
     assert np.any(after != raw)
     assert json.loads((workdir / "metrics.json").read_text())["crf"] == {**refined, "failed": []}
     assert Image.open(workdir / "samples.png").width > 8 * 160  # rows of two times four panels
-    assert "<th>CRF<th>change" in (workdir / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
+    assert '<th scope="col">CRF</th>' in page
+    assert page.count('alt="prediction after the CRF"') == 5  # one an image
     changes = {"crf.enabled", "crf.iterations", "crf.workers"}
     assert [e["changes"].keys() for e in read_log(workdir) if "changes" in e] == [changes]
 
@@ -386,7 +411,7 @@ def test_crf_runs_where_pydensecrf_is_missing(whole_run, tiny_config, tmp_path, 
     raw, after = np.array(figures["confusion"]), np.array(figures["crf"]["confusion"])
     np.testing.assert_array_equal(after.sum(1), raw.sum(1))
     assert np.any(after != raw)
-    assert "CRF engine: device" in table.format_table(figures)
+    assert "CRF by device" in table.format_table(figures)
 
 
 def test_evaluate_refuses_a_folder_without_a_run(tiny_config, tmp_path):

@@ -91,13 +91,8 @@ def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
     """
     from trashseg_jax.data import builder  # TensorFlow
 
-    data = config.data
-    given = {
-        "path": demo_folder(config) if data.name == "demo" else Path(data.dir),
-        "class_map": taxonomy.load_class_map(data.class_map),
-    }
-    named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
-    folder, read = DataFolder(**given, **named), choose("data.format", data.format, FORMATS)
+    data, folder = config.data, build_folder(config)
+    read = choose("data.format", data.format, FORMATS)
     alone = not for_training and data.format == "coco" and config.eval.split == "val"
     if alone and not coco.find_jsons(folder, split="train"):
         read = coco.read_val
@@ -106,6 +101,17 @@ def build_data(config: Config, *, for_training: bool = True) -> "Prepared":
     remedy = "config.data.dir must hold the same files on all hosts"
     processes.check_same("the data set", b"".join(counts), remedy=remedy)
     return prepared
+
+
+def build_folder(config: Config) -> DataFolder:
+    """Returns the data set's folder as a reader takes it; renders the demo if it is asked for."""
+    data = config.data
+    given = {
+        "path": demo_folder(config) if data.name == "demo" else Path(data.dir),
+        "class_map": taxonomy.load_class_map(data.class_map),
+    }
+    named = {f.name: data[f.name] for f in dataclasses.fields(DataFolder) if f.name not in given}
+    return DataFolder(**given, **named)
 
 
 def build_training_sets(config: Config, data: "Prepared", *, mixed: bool = True) -> TrainingSets:
@@ -290,11 +296,18 @@ def alpha_scheme(
     config: Config, pixels: Int64[np.ndarray, "n k"], annotations: Int64[np.ndarray, "n k"]
 ) -> Callable[[], Float64[np.ndarray, "k"]]:
     """Returns the function that computes the alpha scheme's class weights from these counts."""
+    return choose("loss.alpha", config.loss.alpha, alpha_schemes(config, pixels, annotations))
+
+
+def alpha_schemes(
+    config: Config, pixels: Int64[np.ndarray, "n k"], annotations: Int64[np.ndarray, "n k"]
+) -> dict[str, Callable[[], Float64[np.ndarray, "k"]]]:
+    """Returns the function of each scheme that `loss.alpha` may name."""
     loss = config.loss
     counts = alphas.class_counts(pixels, annotations)
     counted = choose("loss.alpha_counts", loss.alpha_counts, counts)
     power, beta = loss.alpha_power, loss.alpha_beta
-    schemes = {
+    return {
         "none": lambda: np.ones(len(counted)),
         "annotation_ratio": lambda: alphas.annotation_ratio(counts["annotations"]),
         "inverse_frequency": lambda: alphas.inverse_frequency(counted, power=power),
@@ -302,7 +315,6 @@ def alpha_scheme(
         "effective_number": lambda: alphas.effective_number(counted, beta=beta),
         "enet": lambda: alphas.enet(counts["pixels"]),
     }
-    return choose("loss.alpha", loss.alpha, schemes)
 
 
 def build_priors(
@@ -400,13 +412,20 @@ def image_weighting(
     config: Config, pixels: Int64[np.ndarray, "n k"]
 ) -> Callable[[], Float64[np.ndarray, "n"]]:
     """Returns the function that computes the images' weights of `data.sampling.name`."""
+    samplers = image_weightings(config, pixels)
+    return choose("data.sampling.name", config.data.sampling.name, samplers)
+
+
+def image_weightings(
+    config: Config, pixels: Int64[np.ndarray, "n k"]
+) -> dict[str, Callable[[], Float64[np.ndarray, "n"]]]:
+    """Returns the function of each sampler that `data.sampling.name` may name."""
     options = config.data.sampling
-    samplers = {
+    return {
         "uniform": lambda: np.ones(len(pixels)),
         "class_balanced": lambda: sampling.class_balanced(pixels, power=options.power),
         "repeat_factor": lambda: sampling.repeat_factor(pixels, threshold=options.threshold),
     }
-    return choose("data.sampling.name", options.name, samplers)
 
 
 def build_index(

@@ -1,6 +1,8 @@
 """Evaluation: a split to per-image confusion matrices, and to the files that report it."""
 
+import contextlib
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -12,23 +14,27 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Integer, UInt8
+from jaxtyping import Array, Float32, Int64, Integer, UInt8
 from tqdm import tqdm
 
 from trashseg_jax import boundary, build, folders, metrics, steps
 from trashseg_jax.ahead import one_behind
-from trashseg_jax.data import audit, scaling
+from trashseg_jax.data import audit, scaling, taxonomy
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.data.originals import original_batches
 from trashseg_jax.data.taxonomy import IGNORE_LABEL
 from trashseg_jax.devices import sharding
 from trashseg_jax.errors import InputError
 from trashseg_jax.inference import Fitted, Member, Segmenter, member_of
-from trashseg_jax.refine import calibration, engines, pool
+from trashseg_jax.provenance import describe_origin
+from trashseg_jax.refine import calibration, engines, pool, reliability
 from trashseg_jax.refine.calibration import Calibration
-from trashseg_jax.report import files, page, sheet
+from trashseg_jax.report import choice, confusions, files, page, pictures, sheet
+from trashseg_jax.report.history import read_history
+from trashseg_jax.report.origin import Origin
 from trashseg_jax.run.checkpoint import Checkpoints, Gone
 from trashseg_jax.run.identity import check_identity
+from trashseg_jax.second_look import MOST, look_again
 from trashseg_jax.settings import Config, choose
 
 if TYPE_CHECKING:
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Any]
 
-NUM_SAMPLES = 12
 REASON_BYTES = 120
 LINES = 64  # of a photograph, counted at a time
 
@@ -56,6 +61,10 @@ class Evaluation:
     unrefined: dict[int, str]  # why the CRF failed, by id; these count as predicted
     samples: list[sheet.Sample]
     resolution: str  # of the pixels that were counted: original or scaled
+    names: list[str]  # of the images' files
+    # What a report shows besides, where it is asked for; not with several processes.
+    confidence: Int64[np.ndarray, "k 256 2"] | None = None  # reliability.count_confidence
+    looks: list[pictures.Look] = dataclasses.field(default_factory=list)
 
 
 def evaluate(config: Config, workdir: Path) -> dict[str, Any]:
@@ -128,6 +137,7 @@ def _evaluate(
         mesh,
         refine=config.crf.enabled,
         resolution=config.eval.resolution,
+        detailed=True,
         others=[member_of(other) for other in models[1:]],
         calibration=calibrations[0],
     )
@@ -151,9 +161,21 @@ def _evaluate(
             # A model's folder has no log, and --workdir may have that of another model.
             log = (folder if models else workdir) / "log.jsonl"
             colors = models[0].palette if models else None
-            write_reports(folder, figures, result.samples, log=log, colors=colors)
+            origin = describe_origin(
+                config,
+                workdir=None if models else workdir,
+                params=state.params,
+                derived={} if models else read_derived(workdir),
+            )
+            write_reports(folder, figures, result, log=log, origin=origin, colors=colors)
             files.write_json(folder / "config.json", config.to_dict())
     return figures
+
+
+def read_derived(workdir: Path) -> dict[str, Any]:
+    """Returns what a run has recorded of its training data."""
+    path = workdir / "config.json"
+    return json.loads(path.read_text()).get("derived", {}) if path.exists() else {}
 
 
 def find_calibration(
@@ -245,6 +267,7 @@ def build_scorer(
     *,
     refine: bool,
     resolution: str,
+    detailed: bool = False,
     others: Sequence[Member] = (),
     calibration: Calibration | None = None,
 ) -> Callable[[steps.TrainState], Evaluation]:
@@ -252,36 +275,52 @@ def build_scorer(
 
     It counts the pixels of the photographs ("original") or of the images as they are scaled for
     the network ("scaled"). At the former, probabilities are averaged with those of `others`. The
-    state's logits are calibrated if a `calibration` is given; the loss is of these then.
+    state's logits are calibrated if a `calibration` is given; the loss is of these then. `detailed`
+    adds what a report shows: confidence, and pictures of images that are scored twice for it.
     """
     score_all = {"original": build_original_scores, "scaled": build_scaled_scores}
     build_scores = choose("eval.resolution", resolution, score_all)
     source = data.source(config.eval.split)
     num_classes = len(data.classes)
+    names = [name for name, _ in data.images(config.eval.split)]
+    detailed &= jax.process_count() == 1
     if others:
         build_scores = partial(build_scores, others=others)
     scores = build_scores(
         config,
-        source,
         model,
         loss_fn,
         mesh,
         num_classes=num_classes,
         probs=refine,
         calibration=calibration,
+        confidence=detailed,
     )
     total = -(-len(source) // config.eval.batch_size)
     crf = build.build_crf(config.crf, side=config.data.image_size) if refine else None
-    chosen = np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).astype(int))
     refined = partial(refine_batches, num_classes=num_classes, boundary_share=config.eval.boundary)
-    finish = partial(collect, sample_at=chosen, num_batches=total, resolution=resolution)
+    finish = partial(
+        collect,
+        sample_at=np.array(choice.spread(len(source))),
+        num_batches=total,
+        resolution=resolution,
+        names=names,
+        num_classes=num_classes,
+    )
 
     def score(state: steps.TrainState) -> Evaluation:
-        scored = scores(state.eval_variables())
-        if crf is None:
-            return finish(scored)
-        with crf:
-            return finish(refined(scored, crf))
+        look = scores(state.eval_variables())
+        with contextlib.nullcontext() if crf is None else crf:
+
+            def score_all(some: Any) -> Iterator[Batch]:
+                return look(some) if crf is None else refined(look(some), crf)
+
+            result = finish(score_all(source))
+            if not detailed:
+                return result
+            places = choice.choose_images(result.confusion, most=MOST)
+            looks = look_again(score_all, source, places, names=names)
+            return dataclasses.replace(result, looks=looks)
 
     return score
 
@@ -297,7 +336,6 @@ def batch_options(config: Config) -> dict[str, int]:
 
 def build_scaled_scores(
     config: Config,
-    source: Any,
     model: nn.Module,
     loss_fn: Callable[[Array, Array], Array],
     mesh: Mesh,
@@ -305,8 +343,9 @@ def build_scaled_scores(
     num_classes: int,
     probs: bool,
     calibration: Calibration | None,
-) -> Callable[[Any], Iterator[Batch]]:
-    """Returns `variables -> batches` with the eval step's outputs."""
+    confidence: bool,
+) -> Callable[[Any], Callable[[Any], Iterator[Batch]]]:
+    """Returns `variables -> source -> batches` with the eval step's outputs."""
     from trashseg_jax.data import pipeline  # TensorFlow
 
     normalize = build.build_normalize(config)
@@ -317,18 +356,23 @@ def build_scaled_scores(
         num_classes=num_classes,
         probs=probs,
         calibration=calibration,
+        confidence=confidence,
     )
     share = config.eval.boundary
 
-    def scores(variables: Any) -> Iterator[Batch]:
-        batches = pipeline.eval_batches(source, **batch_options(config))
-        scored = score_batches(eval_step, variables, batches, mesh)
-        if not share:
-            return scored
-        # The CRF waits for each batch anyway, and another one's probabilities would take memory.
-        scored = scored if probs else one_behind(scored)
-        count = partial(along_boundaries, num_classes=num_classes, share=share)
-        return ({**batch, **count(batch, predicted_rows(batch))} for batch in scored)
+    def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
+        def look(source: Any) -> Iterator[Batch]:
+            batches = pipeline.eval_batches(source, **batch_options(config))
+            scored = score_batches(eval_step, variables, batches, mesh)
+            # The CRF waits for each batch anyway, and another one's probabilities take memory.
+            if (share or confidence) and not probs:  # they are counted on the host
+                scored = one_behind(scored)
+            if not share:
+                return scored
+            count = partial(along_boundaries, num_classes=num_classes, share=share)
+            return ({**batch, **count(batch, predicted_rows(batch))} for batch in scored)
+
+        return look
 
     return scores
 
@@ -357,7 +401,6 @@ def along_boundaries(
 
 def build_original_scores(
     config: Config,
-    source: Any,
     model: nn.Module,
     loss_fn: Callable[[Array, Array], Array],
     mesh: Mesh,
@@ -365,17 +408,19 @@ def build_original_scores(
     num_classes: int,
     probs: bool,
     calibration: Calibration | None,
+    confidence: bool,
     others: Sequence[Member] = (),
-) -> Callable[[Any], Iterator[Batch]]:
-    """Returns `variables -> batches` with the same outputs, of what prediction would write.
+) -> Callable[[Any], Callable[[Any], Iterator[Batch]]]:
+    """Returns `variables -> source -> batches` with the same outputs, of what is predicted.
 
     The loss is that of the scaled images, and so are the CRF's `probs`.
     """
     del mesh  # the segmenter uses the devices that the variables lie on
+    del confidence  # which there is at no cost
     loss_step = jax.jit(loss_fn)
     counting = {"num_classes": num_classes, "boundary_share": config.eval.boundary}
 
-    def scores(variables: Any) -> Iterator[Batch]:
+    def scores(variables: Any) -> Callable[[Any], Iterator[Batch]]:
         segmenter = Segmenter(
             model,
             variables,
@@ -390,8 +435,12 @@ def build_original_scores(
             calibration=calibration,
         )
         see = partial(see_photo, segmenter)
-        batches = original_batches(source, see=see, **batch_options(config))
-        return segment_batches(segmenter, loss_step, batches, probs=probs, **counting)
+
+        def look(source: Any) -> Iterator[Batch]:
+            batches = original_batches(source, see=see, **batch_options(config))
+            return segment_batches(segmenter, loss_step, batches, probs=probs, **counting)
+
+        return look
 
     return scores
 
@@ -466,20 +515,27 @@ def with_classes(
     num_classes: int,
     boundary_share: float,
 ) -> Batch:
-    """Adds `classes`, a list at the photographs' size, their counts and the scaled `prediction`."""
+    """Adds `classes`, a list at the photographs' size, their counts and the scaled `prediction`.
+
+    The scaled `confidence` is the probability of the prediction in 255ths.
+    """
     seen, rows = batch.pop("seen"), len(batch["id"])
     if segmenter.tiles:
         segmented = (segmenter.segment_tiles(one.image) for one in seen)
     else:
         segmented = segmenter.segment_fitted([one.fitted for one in seen], logits)
-    classes = [one.classes for one in segmented]
-    prediction = np.zeros_like(batch["label"])
-    for row, found in enumerate(classes):
+    classes = []
+    prediction, confidence = np.zeros_like(batch["label"]), np.zeros_like(batch["label"])
+    for row, one in enumerate(segmented):
         height, width = batch["size"][row].tolist()
-        prediction[row, :height, :width] = scaling.scale_label(found, (height, width))
+        classes.append(one.classes)
+        prediction[row, :height, :width] = scaling.scale_label(one.classes, (height, width))
+        sure = scaling.nearest(one.confidence, (height, width)).astype(np.float32)
+        confidence[row, :height, :width] = np.rint(255 * sure)
     loss = np.asarray(batch["loss"])[:rows]
     counts = count_originals(batch, classes, num_classes=num_classes, boundary_share=boundary_share)
-    return {**batch, "classes": classes, "prediction": prediction, "loss": loss, **counts}
+    outputs = {"classes": classes, "prediction": prediction, "confidence": confidence}
+    return {**batch, **outputs, "loss": loss, **counts}
 
 
 def count_originals(
@@ -594,15 +650,17 @@ def collect(
     sample_at: Integer[np.ndarray, "s"],
     num_batches: int,
     resolution: str,
+    names: list[str],
+    num_classes: int,
 ) -> Evaluation:
     """Returns ids and counts of all valid rows, and samples at the places named.
 
-    With several processes the samples are left out.
+    With several processes samples and confidence are left out.
     """
     wanted = {"id", "mask", "loss", "confusion", "boundary"}
     wanted |= {"refined_confusion", "refined_boundary", "unrefined"}
     kept: dict[str, list] = {}
-    samples, place = [], 0
+    samples, place, confidence = [], 0, None
     for batch in tqdm(scored, "Evaluating", num_batches, leave=False, unit="batch", disable=None):
         for key in batch.keys() & wanted:
             kept.setdefault(key, []).append(batch[key])  # fetched at the end: no waiting here
@@ -610,7 +668,22 @@ def collect(
         if rows.size and jax.process_count() == 1:
             samples += take_samples(batch, rows)
         place += len(batch["id"])
-    return gather(kept, samples, resolution=resolution)
+        if "confidence" in batch and jax.process_count() == 1:
+            counts = count_confidence(batch, num_classes=num_classes)
+            confidence = counts if confidence is None else confidence + counts
+    result = gather(kept, samples, resolution=resolution, names=names)
+    return dataclasses.replace(result, confidence=confidence)
+
+
+def count_confidence(batch: Batch, *, num_classes: int) -> Int64[np.ndarray, "k 256 2"]:
+    """Counts the scaled images' valid pixels; `reliability.count_confidence` says how."""
+    label, prediction = batch["label"], predicted_rows(batch)
+    valid = label < num_classes
+    confidence = np.asarray(batch["confidence"])[valid]
+    right = (label == prediction)[valid]
+    return reliability.count_confidence(
+        prediction[valid], confidence, right, num_classes=num_classes
+    )
 
 
 def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sample]:
@@ -620,7 +693,13 @@ def take_samples(batch: Batch, rows: Integer[np.ndarray, "r"]) -> list[sheet.Sam
     return [sheet.Sample(*four) for four in pictures]
 
 
-def gather(kept: dict[str, list], samples: list[sheet.Sample], *, resolution: str) -> Evaluation:
+def gather(
+    kept: dict[str, list],
+    samples: list[sheet.Sample],
+    *,
+    resolution: str,
+    names: list[str],
+) -> Evaluation:
     """Joins the batches of all processes and drops the rows that only fill up the last one."""
     joined = {
         key: np.concatenate([sharding.to_host(value) for value in kept[key]])
@@ -641,6 +720,7 @@ def gather(kept: dict[str, list], samples: list[sheet.Sample], *, resolution: st
         unrefined=unrefined,
         samples=samples,
         resolution=resolution,
+        names=names,
     )
 
 
@@ -705,13 +785,28 @@ def describe_scoring(config: Config, resolution: str) -> dict[str, Any]:
 def write_reports(
     folder: Path,
     figures: dict[str, Any],
-    samples: list[sheet.Sample],
+    result: Evaluation,
     *,
     log: Path,
+    origin: Origin,
     colors: UInt8[np.ndarray, "k 3"] | None = None,
 ) -> None:
-    """Writes metrics.json, samples.png and report.html of an evaluation."""
+    """Writes metrics.json, samples.png and report.html of an evaluation, and what compares runs."""
     files.write_json(folder / "metrics.json", figures)
-    path, classes = folder / "samples.png", list(figures["iou"])
-    sheet.save_samples(path, samples, classes=classes, colors=colors)
-    page.write_html(folder / "report.html", figures, log=log)
+    classes, names = list(figures["iou"]), result.names
+    palette = taxonomy.palette(len(classes)) if colors is None else colors
+    sheet.save_samples(folder / "samples.png", result.samples, classes=classes, colors=palette)
+    confusions.save_confusions(folder / confusions.FILE, names, classes, result.confusion)
+    shown = taxonomy.shown_colors(palette)
+    drawn = pictures.encode_all(result.looks, colors=shown)
+    pictures.save_pictures(folder / pictures.FILE, drawn)
+    details = page.Details(
+        names=names,
+        per_image=result.confusion,
+        confidence=result.confidence,
+        pictures=drawn,
+        colors=shown,
+        history=read_history(log),
+        origin=origin,
+    )
+    page.write_html(folder / "report.html", figures, details)

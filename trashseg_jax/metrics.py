@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, UInt8
+from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 RESAMPLES = 1000
 
@@ -88,21 +88,23 @@ def summarize(
 
     `miou` is over the classes present in truth or prediction; `miou_common` over those of them
     that have at least `common_share` of the true pixels; `miou_per_image` is the mean over images
-    of each image's own mean; `miou_interval` is that of `bootstrap_interval`, left out where
-    `resamples` is 0. Undefined figures are None, as json has no NaN.
+    of each image's own mean; `miou_interval` and `miou_common_interval` are those of
+    `bootstrap_interval`, left out where `resamples` is 0. Undefined figures are None, as json has
+    no NaN.
     """
     confusion = per_image.sum(0, dtype=np.int64)
     scores = iou(confusion)
     share = confusion.sum(1) / max(confusion.sum(), 1)
-    interval = {}
+    common, interval = share >= common_share, {}
     if resamples:
-        interval["miou_interval"] = bootstrap_interval(per_image, resamples=resamples)
+        for key, among in (("miou_interval", None), ("miou_common_interval", common)):
+            interval[key] = bootstrap_interval(per_image, resamples=resamples, among=among)
     return {
         "num_images": len(per_image),
         "miou": mean(scores),
         **interval,
         "iou": {name: number(v) for name, v in zip(classes, scores, strict=True)},
-        "miou_common": mean(scores[share >= common_share]),
+        "miou_common": mean(scores[common]),
         "miou_per_image": mean(np.array([mean(v) for v in iou(per_image)], float)),
         "pixel_accuracy": number(pixel_accuracy(confusion)),
         "mean_dice": mean(dice(confusion)),
@@ -112,9 +114,14 @@ def summarize(
 
 
 def bootstrap_interval(
-    per_image: Integer[np.ndarray, "n k k"], *, resamples: int
+    per_image: Integer[np.ndarray, "n k k"],
+    *,
+    resamples: int,
+    among: Bool[np.ndarray, "k"] | None = None,
 ) -> list[float] | None:
     """Returns the 2.5 and 97.5 % quantiles of the mIoU of resampled images (Efron 1979).
+
+    The mean is over the classes that occur, or those of them that are `among` the ones given.
 
     They say how much another choice of as many images would change it, not another training. The
     mean is always over the classes of the whole set: one that a resample lacks keeps its IoU, as
@@ -126,6 +133,8 @@ def bootstrap_interval(
     """
     _, union = _overlaps(per_image)
     occurs = union.sum(0) > 0
+    if among is not None:
+        occurs &= among
     if not occurs.any():
         return None
     return _interval(*_resample(per_image, occurs, resamples))
@@ -147,20 +156,59 @@ def difference_interval(
     return _interval(second - first, seconds - firsts)
 
 
+def iou_intervals(
+    per_image: Integer[np.ndarray, "n k k"], *, resamples: int
+) -> Float[np.ndarray, "k 2"]:
+    """Returns the same quantiles of each class's IoU; NaN for a class that does not occur."""
+    _, union = _overlaps(per_image)
+    occurs = union.sum(0) > 0
+    bounds = np.full((len(occurs), 2), np.nan)
+    if occurs.any():
+        bounds[occurs] = _intervals(*_resample_classes(per_image, occurs, resamples))
+    return bounds
+
+
+def iou_difference_intervals(
+    before: Integer[np.ndarray, "n k k"], after: Integer[np.ndarray, "n k k"], *, resamples: int
+) -> Float[np.ndarray, "k 2"]:
+    """Returns those of each class's second IoU less the first, of the same images.
+
+    NaN for a class that is not in the truth.
+    """
+    occurs = before.sum((0, 2)) > 0
+    bounds = np.full((len(occurs), 2), np.nan)
+    if occurs.any():
+        both = (_resample_classes(one, occurs, resamples) for one in (before, after))
+        (first, firsts), (second, seconds) = both
+        bounds[occurs] = _intervals(second - first, seconds - firsts)
+    return bounds
+
+
 def _resample(per_image, occurs, resamples) -> tuple[float, Float[np.ndarray, "r"]]:
     """Returns the mean IoU of classes that occur, and that of each resample; always the same."""
+    whole, drawn = _resample_classes(per_image, occurs, resamples)
+    return whole.mean(), drawn.mean(1)
+
+
+def _resample_classes(per_image, occurs, resamples):
+    """Returns the IoU of classes that occur, and those of each resample; always the same."""
     hit, union = _overlaps(per_image)
     hit, union = hit[:, occurs], union[:, occurs]
     whole = hit.sum(0) / union.sum(0)
     count = len(per_image)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
     hits, unions = np.split(drawn.astype(float) @ np.hstack([hit, union]), 2, axis=1)
-    return whole.mean(), np.where(unions > 0, hits / np.maximum(unions, 1), whole).mean(1)
+    return whole, np.where(unions > 0, hits / np.maximum(unions, 1), whole)
 
 
 def _interval(whole, values) -> list[float]:
-    low, high = np.quantile(values, (0.025, 0.975))
-    return [float(min(low, whole)), float(max(high, whole))]
+    return [float(bound) for bound in _intervals(whole, values)]
+
+
+def _intervals(whole, values):
+    """Returns quantiles over the resamples, which reach to the whole set's figures."""
+    low, high = np.quantile(values, (0.025, 0.975), axis=0)
+    return np.stack([np.minimum(low, whole), np.maximum(high, whole)], -1)
 
 
 def _overlaps(confusion):

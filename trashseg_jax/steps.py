@@ -195,11 +195,13 @@ def make_eval_step(
     num_classes: int,
     probs: bool,
     calibration: Calibration | None = None,
+    confidence: bool = False,
 ) -> Callable[[Any, Batch], Batch]:
     """Returns jitted `(variables, batch) -> outputs`.
 
     These are `prediction` u8[b,h,w], `loss` f32[b], `confusion` i32[b,k,k], in which rows with
-    `mask` False count nowhere, and, only if asked for, `probs` f32[b,h,w,k].
+    `mask` False count nowhere, and, only if asked for, `probs` f32[b,h,w,k] and `confidence`
+    u8[b,h,w], the probability of the prediction in 255ths.
     """
 
     def eval_step(variables: Any, batch: Batch):
@@ -214,6 +216,10 @@ def make_eval_step(
             "loss": loss_fn(logits, batch["label"]),
             "confusion": confusion * batch["mask"][:, None, None],
         }
+        if confidence:
+            best = jnp.max(logits, -1, keepdims=True)
+            probability = 1 / jnp.sum(jnp.exp(logits - best), -1)
+            outputs["confidence"] = jnp.rint(255 * probability).astype(jnp.uint8)
         return {**outputs, "probs": jax.nn.softmax(logits)} if probs else outputs
 
     return jax.jit(eval_step, compiler_options=compiler_options())

@@ -27,6 +27,7 @@ from trashseg_jax.evaluate import (
     write_reports,
 )
 from trashseg_jax.models.unet import UNet
+from trashseg_jax.provenance import describe_origin
 from trashseg_jax.report import files, sheet, table
 from trashseg_jax.run.checkpoint import Checkpoints, has_checkpoint
 from trashseg_jax.run.divergence import FiniteWatch, check_skipped
@@ -92,7 +93,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
     build_score = partial(build_scorer, config, data, model, loss_fn, mesh)
     score = build_score(refine=False, resolution="scaled")
     resolution, refine = config.eval.resolution, config.crf.enabled
-    score_last = build_score(refine=refine, resolution=resolution)
+    score_last = build_score(refine=refine, resolution=resolution, detailed=True)
     report = partial(summarize, config, sets, warnings=warnings)
     device = sharding.describe_devices()
     classes = describe_classes(sets, alpha, priors, image_weights)
@@ -124,7 +125,6 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         )
         batches = train_batches(config, sets, image_weights, bank, start_step=first)
         watch = FiniteWatch(workdir, sets.name_images, stops=stops_at_nan, total=total)
-        result = None
         with (
             RunLog(workdir, first_step=first) as log,
             StepBoundary(several_processes=jax.process_count() > 1) as boundary,
@@ -173,12 +173,11 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         # The figures and the page.
         step, skipped = max(first, total), int(state.skipped)
         check_skipped(skipped, steps=step)
-        # The run had ended before, or the figures are others than those during training.
-        if result is None or refine or resolution != "scaled":
-            result = score_last(state)
+        result = score_last(state)  # with what the page shows besides, and perhaps other pixels
         figures = report(result, step=step, skipped=skipped, resamples=metrics.RESAMPLES)
         if jax.process_index() == 0:
-            write_reports(workdir, figures, result.samples, log=workdir / "log.jsonl")
+            origin = describe_origin(config, workdir=workdir, params=state.params, derived=derived)
+            write_reports(workdir, figures, result, log=workdir / "log.jsonl", origin=origin)
         return figures
 
 

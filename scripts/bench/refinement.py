@@ -37,10 +37,7 @@ def _with_engine(engine: str, options: Options) -> Trial:
 
 def serial(options: Options) -> Trial:
     """The peer: pydensecrf's calls, one image after the other."""
-    settings = reference.get_config("aistage").crf.to_dict()
-    for key in ("enabled", "engine", "workers", "timeout", "tuned_on"):
-        del settings[key]
-    refine = partial(dense.refine, **settings)
+    refine = partial(dense.refine, **default_options())
     images = random_predictions(options)
 
     def run(count: int) -> None:
@@ -49,6 +46,14 @@ def serial(options: Options) -> Trial:
                 refine(*image)
 
     return Trial(run, options.batch)
+
+
+def default_options() -> dict[str, float]:
+    """Returns the parameters of the mean field itself."""
+    settings = reference.get_config("aistage").crf.to_dict()
+    for key in ("enabled", "engine", "workers", "timeout", "tuned_on"):
+        del settings[key]
+    return settings
 
 
 def random_predictions(options: Options) -> list[tuple[np.ndarray, np.ndarray]]:

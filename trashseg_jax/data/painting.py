@@ -1,11 +1,11 @@
 """Paints annotations into label maps. pycocotools crashes on bad ones: here they are checked."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from pycocotools import mask as mask_utils
 
 from trashseg_jax.data.photos import MAX_PIXELS
@@ -45,17 +45,44 @@ def paint(
     number of its runs), short ones first, as the experiments of "AIstage-segmentation" do.
     Equals keep their order. Raises InputError for a segmentation that is none.
     """
+    annotations = list(annotations)
+    masks = encode_masks(annotations, height=height, width=width)
+    values = [IGNORE_LABEL if one.ignored else one.label for one in annotations]
+    order = painting_sequence(annotations, masks, paint_order=paint_order)
+    label = lay_masks(masks, values, order, np.zeros((height, width), np.uint8, order="F"))
+    return Painted(np.ascontiguousarray(label), tuple(int(mask_utils.area(rle)) for rle in masks))
+
+
+def encode_masks(annotations: Iterable[Annotation], *, height: int, width: int) -> list[Any]:
+    """Returns pycocotools' RLE of each annotation; raises InputError as `paint` does."""
+    return [_to_rle(annotation, height, width) for annotation in annotations]
+
+
+def painting_sequence(
+    annotations: Sequence[Annotation], masks: Sequence[Any], *, paint_order: str
+) -> list[int]:
+    """Returns the places of the annotations in the order in which `paint` paints them."""
     key = PAINT_ORDERS[paint_order]
-    masks = [(annotation, _to_rle(annotation, height, width)) for annotation in annotations]
-    areas = tuple(int(mask_utils.area(rle)) for _, rle in masks)
-    masks.sort(key=lambda mask: (not mask[0].ignored, key(*mask)))
-    label = np.zeros((height, width), np.uint8, order="F")  # as pycocotools' masks
-    for annotation, rle in masks:
-        x, y, box_width, box_height = mask_utils.toBbox(rle).astype(int)
-        box = np.s_[y : y + box_height, x : x + box_width]
-        value = IGNORE_LABEL if annotation.ignored else annotation.label
-        np.copyto(label[box], np.uint8(value), where=mask_utils.decode(rle)[box].view(bool))
-    return Painted(np.ascontiguousarray(label), areas)
+
+    def rank(place: int) -> tuple[bool, int]:
+        return not annotations[place].ignored, key(annotations[place], masks[place])
+
+    return sorted(range(len(annotations)), key=rank)
+
+
+def lay_masks(
+    masks: Sequence[Any],
+    values: Sequence[int],
+    order: Iterable[int],
+    canvas: Integer[np.ndarray, "h w"],
+) -> Integer[np.ndarray, "h w"]:
+    """Paints each mask's value onto the canvas, in place; best in Fortran's order, as masks are."""
+    for place in order:
+        x, y, width, height = mask_utils.toBbox(masks[place]).astype(int)
+        box = np.s_[y : y + height, x : x + width]
+        mask = mask_utils.decode(masks[place])[box].view(bool)
+        np.copyto(canvas[box], canvas.dtype.type(values[place]), where=mask)
+    return canvas
 
 
 def reaches_outside(annotation: Annotation, *, height: int, width: int) -> bool:

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer, UInt8
 
 BINS = 15  # as in Guo et al. 2017
 Probs = Float[np.ndarray, "n k"]
@@ -47,6 +47,31 @@ def class_errors(probs: Probs, labels: Labels, *, bins: int = BINS) -> Float[np.
     """
     columns = range(probs.shape[1])
     return np.array([error(bin_up(probs[:, c], labels == c, bins=bins)) for c in columns])
+
+
+def count_confidence(
+    predictions: UInt8[np.ndarray, "n"],
+    confidence: UInt8[np.ndarray, "n"],
+    right: Any,
+    *,
+    num_classes: int,
+) -> Int64[np.ndarray, "k 256 2"]:
+    """Counts pixels by the class that is predicted, its probability in 255ths, and if it is right.
+
+    Counts of several images add up.
+    """
+    cells = (predictions.astype(np.int64) * 256 + confidence) * 2 + right
+    return np.bincount(cells, minlength=num_classes * 512).reshape(num_classes, 256, 2)
+
+
+def bin_counts(counts: Int64[np.ndarray, "256 2"], *, bins: int = BINS) -> Bins:
+    """Returns the same bins as `bin_up`, of a class's counts, or those of several, added."""
+    said = np.arange(256) / 255
+    place = np.minimum((said * bins).astype(int), bins - 1)
+    both = counts.sum(1)
+    number = np.bincount(place, both, bins).astype(int)
+    sums = (np.bincount(place, values, bins) for values in (said * both, counts[:, 1]))
+    return Bins(number, *(total / np.maximum(number, 1) for total in sums))
 
 
 def brier(probs: Probs, labels: Labels) -> float:

@@ -76,10 +76,14 @@ def describe_weights(figures: dict[str, Any]) -> str:
 
 
 def describe_scoring(figures: dict[str, Any]) -> str:
-    """Returns which pixels were counted, how the network saw them, and if it was calibrated."""
+    """Returns which pixels were counted, how the network saw them, and what was done behind it."""
     scored = [figures, *figures.get("models", [])]
-    return _describe_pixels(figures) + (
-        ", calibrated" if any("calibration" in one for one in scored) else ""
+    calibrated = any("calibration" in one for one in scored)
+    engine = figures.get("crf", {}).get("engine")  # which runs of earlier versions have not
+    return (
+        _describe_pixels(figures)
+        + (", calibrated" if calibrated else "")
+        + (f", CRF by {engine}" if engine else "")
     )
 
 
@@ -176,20 +180,31 @@ def _strength_rows(report: dict[str, Any], width: int) -> list[str]:
 
 def data_notes(figures: dict[str, Any]) -> list[str]:
     """Returns lines on what is doubtful, left out, read otherwise or not refined, if any."""
+    return [*left_out(figures), *read_otherwise(figures), *not_refined(figures)]
+
+
+def left_out(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on what is doubtful in the data, and on what was left out."""
     lines = [f"warning: {line}" for line in figures["warnings"]]
     if updates := figures["skipped_updates"]:
         lines.append(f"updates left out as not finite: {updates} of {figures['step']}")
     skipped = figures["skipped"]
-    lines += [f"skipped as bad: {len(skipped)}", *skipped] if skipped else []
+    return [*lines, f"skipped as bad: {len(skipped)}", *skipped] if skipped else lines
+
+
+def read_otherwise(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on annotations and images that were not read as they are."""
     notes = figures["data_notes"]
-    lines += [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
-    crf = figures.get("crf", {})
-    if engine := crf.get("engine"):  # which runs of earlier versions have not
-        lines.append(f"CRF engine: {engine}")
-    if failed := crf.get("failed", []):
-        lines.append(f"the CRF failed, so that these count as predicted: {len(failed)}")
-        lines += [f"image {image['id']}: {image['reason']}" for image in failed]
-    return lines
+    return [f"{text}: {notes[kind]}" for kind, text in NOTES.items() if kind in notes]
+
+
+def not_refined(figures: dict[str, Any]) -> list[str]:
+    """Returns lines on the images that the CRF failed for."""
+    failed = figures.get("crf", {}).get("failed", [])
+    if not failed:
+        return []
+    lines = [f"image {image['id']}: {image['reason']}" for image in failed]
+    return [f"the CRF failed, so that these count as predicted: {len(failed)}", *lines]
 
 
 def score_titles(figures: dict[str, Any]) -> list[str]:
