@@ -16,6 +16,7 @@ from trashseg_jax.data import augment, originals, pipeline, scaling
 from trashseg_jax.data.label_codec import decode_label, encode_label
 from trashseg_jax.devices import sharding
 from trashseg_jax.refine.pool import CrfError, CrfPool
+from trashseg_jax.scoring.originals import tta_names
 
 SIZES = ((40, 64), (64, 64), (90, 33), (32, 20), (150, 200), (32, 32))
 CLASSES = tuple("abc")
@@ -91,7 +92,7 @@ def test_evaluation_counts_the_classes_that_prediction_writes(tiny_config, scale
         image_size=32,
         scale=scale,
         tile_scale=tile_scale,
-        tta=evaluate.tta_names(config),
+        tta=tta_names(config),
         batch_size=1,
     )
     images = (scaling.decode_photo(record["image"]) for record in made)

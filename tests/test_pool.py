@@ -28,6 +28,7 @@ from trashseg_jax.errors import InputError
 from trashseg_jax.refine import dense
 from trashseg_jax.refine import pool as pool_module
 from trashseg_jax.refine.pool import CrfError, CrfPool, num_cores
+from trashseg_jax.scoring.refined import refine_batches
 
 
 @needs_pydensecrf
@@ -264,9 +265,7 @@ def scored_batches(count):
 
 def test_padding_and_filling_rows_are_not_refined_and_count_nowhere():
     pool = Immediate()
-    refined = list(
-        evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
-    )
+    refined = list(refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1))
     assert [batch["id"].tolist() for batch in refined] == [[0, 1], [2, 3], [4, 5]]
     assert [image[0, 0, 0] for _, image in pool.given] == [0, 0, 1, 1, 2]
     assert {probs.shape for probs, _ in pool.given} == {(5, 8, 3)}
@@ -280,7 +279,7 @@ def test_padding_and_filling_rows_are_not_refined_and_count_nowhere():
 
 def test_batch_is_handed_out_after_the_next_one_went_in():
     pool = Immediate()
-    refined = evaluate.refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
+    refined = refine_batches(scored_batches(3), pool, num_classes=3, boundary_share=0.1)
     counts = [len(pool.given) for _ in refined]
     assert counts == [4, 5, 5]
 

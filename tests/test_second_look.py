@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trashseg_jax.data.label_codec import decode_label
-from trashseg_jax.second_look import Chosen, look_again
+from trashseg_jax.scoring.second_look import Chosen, look_again
 
 SIZE = 64  # of the demo's scenes
 

@@ -23,6 +23,7 @@ from trashseg_jax.refine import calibration, likelihood, reliability
 from trashseg_jax.refine.calibration import IMAGES, METHODS, RAW, Calibration
 from trashseg_jax.report import curves, files
 from trashseg_jax.run.identity import check_identity
+from trashseg_jax.scoring.batches import batch_options
 from trashseg_jax.settings import Config
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def scan(
     step = make_step(model, build.build_normalize(config), candidates)
     rng = np.random.default_rng(config.seed)
     drawn, counts, place = [], [], 0
-    batches = pipeline.eval_batches(source, **evaluate.batch_options(config))
+    batches = pipeline.eval_batches(source, **batch_options(config))
     total = -(-len(source) // config.eval.batch_size)
     for batch in tqdm(batches, "Calibrating", total, leave=False, unit="batch", disable=None):
         valid = int(batch["mask"].sum())

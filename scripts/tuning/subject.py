@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trashseg_jax import build, calibrate, evaluate, model_sources, scored_models, settings
+from trashseg_jax import build, calibrate, model_sources, scored_models, settings
 from trashseg_jax.configs import ranges
 from trashseg_jax.configs import run as stored_run
 from trashseg_jax.data.augment import make_normalize
@@ -23,6 +23,7 @@ from trashseg_jax.model_description import holds_model
 from trashseg_jax.model_folder import Model
 from trashseg_jax.refine.calibration import Calibration, calibrated
 from trashseg_jax.run.identity import check_identity
+from trashseg_jax.scoring.batches import batch_options
 from trashseg_jax.settings import Config
 
 
@@ -74,7 +75,7 @@ class Subject:
 
         see = jax.jit(see, compiler_options=compiler_options())
         source = self.data.source(self.split)
-        for batch in pipeline.eval_batches(source, **evaluate.batch_options(self.config)):
+        for batch in pipeline.eval_batches(source, **batch_options(self.config)):
             found = np.asarray(see(variables, sharding.shard_batch(batch, mesh)))
             rows = {key: batch[key] for key in ("image", "label", "size")}
             yield {key: rows[batch["mask"]] for key, rows in {**rows, "log_probs": found}.items()}

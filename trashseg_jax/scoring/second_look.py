@@ -10,10 +10,9 @@ from trashseg_jax.data import scaling
 from trashseg_jax.data.label_codec import decode_label
 from trashseg_jax.devices import sharding
 from trashseg_jax.report.pictures import CONFIDENCE_SIDE, SIDE, Look
+from trashseg_jax.scoring.batches import Batch
 
 MOST = 48  # images
-
-Batch = dict[str, Any]
 
 
 class Chosen:
