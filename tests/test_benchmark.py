@@ -12,7 +12,7 @@ def test_competitors_take_turns_in_processes_of_their_own(tmp_path):
     log = tmp_path / "log"
     names = ["fixtures_bench:first", "fixtures_bench:second"]
     timings = interleave.time_in_turns([(name, log) for name in names], rounds=3)
-    assert log.read_text() == "ABABAB"
+    assert log.read_text() == "AABBAABBAABB"  # each turn: one to get warm, one that is timed
     for timing in timings:
         assert len(timing.seconds) == 3
         assert all(seconds >= 0.6 for seconds in timing.seconds)

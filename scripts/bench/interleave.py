@@ -102,6 +102,7 @@ def work(connection: Connection, competitor: str, options: Any) -> None:
     connection.send((trial.images, trial.facts))
     with contextlib.suppress(EOFError):  # the connection is closed when all is done
         while connection.recv() == "run":
+            trial.run(1)  # what lay still while others worked is cold, and some of it paged out
             connection.send(clock(trial, count) / count)
 
 
