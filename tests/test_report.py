@@ -22,23 +22,8 @@ CONFUSION = np.array([[[90, 2, 0], [4, 4, 0], [0, 0, 0]]])
 
 
 def figures(**changes):
-    return {
-        "dataset": "coco",
-        "split": "val",
-        "step": 7,
-        "skipped_updates": 0,
-        "loss": 1.5,
-        "resolution": "original",
-        "image_size": 64,
-        "scale": "tile",
-        "tile_scale": 1.0,
-        "tta": "flip",
-        "warnings": [],
-        **metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10),
-        "skipped": [],
-        "data_notes": {},
-        **changes,
-    }
+    scores = metrics.summarize(CONFUSION, classes=CLASSES, common_share=0.0, resamples=10)
+    return fixtures_pages.figures_of(CONFUSION, CLASSES, **{**scores, **changes})
 
 
 def write_html(path, found, per_image=CONFUSION):

@@ -195,12 +195,17 @@ def given_strength(config: Config, prior: Calibration) -> float | None:
     strength = config.calibration.strength
     if strength == "best":
         return None
-    if np.ptp(prior.log_weight) < NOTHING:
+    if not has_weights(prior):
         raise InputError(
             f"config.calibration.strength={strength}: changes nothing, as the run's loss and its "
             "sampling treat all classes alike; leave it at best"
         )
     return float(strength)
+
+
+def has_weights(prior: Calibration) -> bool:
+    """Whether a strength changes anything: the training treated classes differently."""
+    return bool(np.ptp(prior.log_weight) >= NOTHING)
 
 
 # The pass over the images.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trashseg_jax.calibrate import HALVES, of_half
+from trashseg_jax.calibrate import HALVES, has_weights, of_half
 from trashseg_jax.run.progress import write_line
 from tuning import calibrations, candidates, judge, plot, search
 from tuning.candidates import Candidate, Space
@@ -52,7 +52,7 @@ class EngineSearch:
         self.space = candidates.make_space(
             subject.config,
             list(self.fitted.values()),
-            weights=subject.prior is not None and calibrations.has_weights(subject.prior),
+            weights=subject.prior is not None and has_weights(subject.prior),
         )
         self.default = Candidate(crf={key: subject.config.crf[key] for key in candidates.CRF})
 

@@ -19,18 +19,13 @@ def fit_all(subject: Subject, scorer: Scorer) -> dict[str, Calibration]:
     prior, config = subject.prior, subject.config
     if prior is None:
         return {}
-    strengths = calibrate.STRENGTHS if has_weights(prior) else (0.0,)
+    strengths = calibrate.STRENGTHS if calibrate.has_weights(prior) else (0.0,)
     every = range(len(scorer.store.labels))
     curve = np.stack([scorer.confusion(Candidate(True, strength), every) for strength in strengths])
     pixels = draw_pixels(scorer.store, per_half=config.calibration.pixels, seed=config.seed)
     by_strength = [dataclasses.replace(prior, strength=strength) for strength in strengths]
     fit = partial(calibrate.fit_all, prior, by_strength, pixels, curve, strength=None)
     return {images: fit(images=images)["prior"] for images in IMAGES}
-
-
-def has_weights(prior: Calibration) -> bool:
-    """Whether a strength changes anything: the training treated classes differently."""
-    return bool(np.ptp(prior.log_weight) > calibrate.NOTHING)
 
 
 def draw_pixels(stored: Store, *, per_half: int, seed: int) -> calibrate.Pixels:

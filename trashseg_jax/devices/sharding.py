@@ -97,8 +97,13 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     }
 
 
-def local_rows(array: jax.Array) -> np.ndarray:
-    """Fetches this process's rows, in order, of an array that is split along its first axis."""
+def local_rows(array: jax.Array | np.ndarray) -> np.ndarray:
+    """Fetches this process's rows, in order, of an array that is split along its first axis.
+
+    One on the host has no others.
+    """
+    if isinstance(array, np.ndarray):
+        return array
     shards = [s for s in array.addressable_shards if s.replica_id == 0]
     shards.sort(key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
@@ -108,7 +113,7 @@ def to_host(rows: jax.Array | np.ndarray) -> np.ndarray:
     """Fetches the rows of all processes, in their order, of an array that each has its share of."""
     if jax.process_count() == 1:
         return np.asarray(rows)
-    mine = local_rows(rows) if isinstance(rows, jax.Array) else np.ascontiguousarray(rows)
+    mine = np.ascontiguousarray(local_rows(rows))
     # As bytes: JAX would make int64 int32.
     raw = mine.reshape(len(mine), -1).view(np.uint8)
     joined = multihost_utils.process_allgather(raw, tiled=True)

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from trashseg_jax import boundary
-from trashseg_jax.devices import sharding
 from trashseg_jax.settings import Config
 
 Batch = dict[str, Any]
@@ -20,11 +19,6 @@ def batch_options(config: Config) -> dict[str, int]:
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-
-
-def predicted_rows(batch: Batch) -> UInt8[np.ndarray, "b h w"]:
-    prediction = batch["prediction"]
-    return prediction if isinstance(prediction, np.ndarray) else sharding.local_rows(prediction)
 
 
 def along_boundaries(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from trashseg_jax.devices import sharding
 from trashseg_jax.refine import reliability
 from trashseg_jax.report import pictures, sheet
-from trashseg_jax.scoring.batches import Batch, predicted_rows
+from trashseg_jax.scoring.batches import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def collect(
 
 def count_confidence(batch: Batch, *, num_classes: int) -> Int64[np.ndarray, "k 256 2"]:
     """Counts the scaled images' valid pixels; `reliability.count_confidence` says how."""
-    label, prediction = batch["label"], predicted_rows(batch)
+    label, prediction = batch["label"], sharding.local_rows(batch["prediction"])
     valid = label < num_classes
     confidence = np.asarray(batch["confidence"])[valid]
     right = (label == prediction)[valid]

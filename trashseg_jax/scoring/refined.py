@@ -10,7 +10,7 @@ from trashseg_jax.ahead import one_behind
 from trashseg_jax.data import scaling
 from trashseg_jax.devices import sharding
 from trashseg_jax.refine import engines, pool
-from trashseg_jax.scoring.batches import Batch, along_boundaries, predicted_rows
+from trashseg_jax.scoring.batches import Batch, along_boundaries
 from trashseg_jax.scoring.originals import count_originals
 
 REASON_BYTES = 120
@@ -62,7 +62,7 @@ def with_refined(
         try:
             classes = future.result()
         except pool.CrfError as error:
-            classes = predicted_rows(batch)[row, :height, :width]
+            classes = sharding.local_rows(batch["prediction"])[row, :height, :width]
             reasons[row] = str(error)
         refined[row, :height, :width] = classes
     if "encoded" in batch:

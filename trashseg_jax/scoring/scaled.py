@@ -12,7 +12,7 @@ from trashseg_jax import build, steps
 from trashseg_jax.ahead import one_behind
 from trashseg_jax.devices import sharding
 from trashseg_jax.refine.calibration import Calibration
-from trashseg_jax.scoring.batches import Batch, along_boundaries, batch_options, predicted_rows
+from trashseg_jax.scoring.batches import Batch, along_boundaries, batch_options
 from trashseg_jax.settings import Config
 
 
@@ -52,7 +52,10 @@ def build_scaled_scores(
             if not share:
                 return scored
             count = partial(along_boundaries, num_classes=num_classes, share=share)
-            return ({**batch, **count(batch, predicted_rows(batch))} for batch in scored)
+            return (
+                {**batch, **count(batch, sharding.local_rows(batch["prediction"]))}
+                for batch in scored
+            )
 
         return look
 

@@ -72,6 +72,4 @@ def _take(batch: Batch, row: int, record: dict[str, Any], place: int, names: Seq
 def scaled_part(batch: Batch, key: str, row: int) -> UInt8[np.ndarray, "h w"]:
     """Returns a row of what is as large as the network's input, without the padding."""
     height, width = batch["size"][row]
-    rows = batch[key]
-    rows = rows if isinstance(rows, np.ndarray) else sharding.local_rows(rows)
-    return rows[row, :height, :width]
+    return sharding.local_rows(batch[key])[row, :height, :width]
