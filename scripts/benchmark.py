@@ -39,11 +39,22 @@ SUBJECTS = {  # ours, the peer; and what ours would reach if all but it were ove
     "predict-phone-masks": ("bench.prediction:masks_phone", PEER_PHONE, MODEL),
     "crf": ("bench.refinement:pooled", "bench.refinement:serial"),
     "crf-device": ("bench.refinement:on_device", "bench.refinement:serial"),
+    # A step's convolutions, each alone: train's floor.
+    "conv-forward": ("bench.convolutions:forward", "bench.torch_convolutions:forward"),
+    "conv-input-gradients": (
+        "bench.convolutions:input_gradients",
+        "bench.torch_convolutions:input_gradients",
+    ),
+    "conv-kernel-gradients": (
+        "bench.convolutions:kernel_gradients",
+        "bench.torch_convolutions:kernel_gradients",
+    ),
     # What people turn on, beside our own plain step.
     "train-accumulate": ("bench.model:train_accumulated", "bench.model:train"),
     "train-remat": ("bench.model:train_remat", "bench.model:train"),
     "train-dilated": ("bench.model:train_dilated", "bench.model:train"),
 }
+STARTUP = ("startup", "startup-predict", "startup-evaluate")  # seconds, no images/s
 DTYPES = ("float32", "bfloat16")
 LAYOUTS = ("channels_last", "contiguous")
 OF_NETWORK = ("train", "infer", "eval")  # which have all dtypes and layouts
@@ -52,7 +63,7 @@ FLOORS = ("bench.machine:multiply", "bench.machine:copy")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = [*SUBJECTS, "startup"]
+    subjects = [*SUBJECTS, *STARTUP]
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(subjects)}")
     parser.add_argument("--size", type=int, default=512, help="pixels of an image's side")
     parser.add_argument("--batch", type=int, default=8)
@@ -100,7 +111,7 @@ def measure(subject: str, options: Options, rounds: int) -> dict[str, Any]:
     about = {"subject": subject, **dataclasses.asdict(options), "rounds": rounds}
     about["data_dir"] = options.data_dir and options.data_dir.name
     machine = describe_machine(options)
-    run = measure_startup if subject == "startup" else measure_rates
+    run = measure_startup if subject in STARTUP else measure_rates
     result = {**about, **run(subject, options, rounds), "machine": machine}
     if "flops" in result["facts"]:
         result["shares"] = shares(result, machine)
@@ -169,13 +180,10 @@ def measure_best(
 
 
 def measure_startup(subject: str, options: Options, rounds: int) -> dict[str, Any]:
-    """Seconds; the ratio is the peer's first step over ours with compiled programs at hand."""
-    del subject
-    times = startup.measure(options, rounds=rounds)
-    ours, peer = times["first_step_warm"].seconds, times["peer"].seconds
-    ratios = [p / o for o, p in zip(ours, peer, strict=True)]
+    """Seconds; the ratio is the peer's over ours with compiled programs at hand."""
+    seconds = startup.measure(subject, options, rounds=rounds)
+    ratios = [p / o for o, p in zip(seconds["warm"], seconds["peer"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    seconds = {name: values.seconds for name, values in times.items()}
     return {"ratio": middle, "quartiles": [low, high], "seconds": seconds, "facts": {}}
 
 

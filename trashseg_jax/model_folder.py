@@ -84,9 +84,11 @@ def make_network(architecture: dict[str, Any], *, num_classes: int, dtype: str) 
 
 def variable_shapes(network: UNet) -> dict[str, Any]:
     """Returns the shapes of the network's params and batch_stats."""
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)  # any size gives these
-    # The key is made where nothing is computed: it would be a program of its own.
-    return jax.eval_shape(lambda: dict(network.lazy_init(jax.random.key(0), image, train=False)))
+    # The arrays are made where nothing is computed: they would be programs of their own. Any size
+    # of the image gives these shapes.
+    return jax.eval_shape(
+        lambda: dict(network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    )
 
 
 def write(folder: Path, model: Model) -> None:

@@ -21,11 +21,8 @@ def train(options: Options, **changes: Any) -> Trial:
 
     `changes` are keys of the config, with dots, and their values.
     """
-    config, mesh, model, state = make_run(options, **changes)
-    tx, _ = build.build_optimizer(config, steps=1000)
-    batch = random_batch(options)
-    loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
-    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0, size=options.size)
+    step, (state, _) = make_step(options, **changes)
+    mesh, batch = sharding.make_mesh(), random_batch(options)
     compiled = step.lower(state, sharding.shard_batch(batch, mesh)).compile()
 
     def run(count: int) -> None:
@@ -88,6 +85,15 @@ def evaluate(options: Options) -> Trial:
             np.asarray(compiled(variables, sharding.shard_batch(batch, mesh))["confusion"])
 
     return Trial(run, options.batch, program_facts(compiled))
+
+
+def make_step(options: Options, **changes: Any) -> tuple[Any, tuple[Any, Any]]:
+    """Returns the jitted training step, and a state and a batch on the device for it."""
+    config, mesh, model, state = make_run(options, **changes)
+    tx, _ = build.build_optimizer(config, steps=1000)
+    loss_fn = build.build_loss(config, np.ones(NUM_CLASSES))
+    step: Any = build_train_step(config, model, tx, loss_fn, skipped_before=0, size=options.size)
+    return step, (state, sharding.shard_batch(random_batch(options), mesh))
 
 
 def make_run(options: Options, **changes: Any) -> tuple[Any, Any, Any, steps.TrainState]:

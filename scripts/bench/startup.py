@@ -1,13 +1,13 @@
-"""Seconds from a command to its answer or to its first training step, every run a new process.
+"""Seconds from a command to its first answer, every run a new process.
 
-Ours reads photographs from a prepared data set; the peer's step is on random data and imports
-nothing that reads any.
+A training's is its first step's loss, a prediction's its first mask, an evaluation's all of its
+figures. Ours reads photographs from disk; the peer's scripts work on random data and read none.
 """
 
 import dataclasses
+import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,48 +16,123 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bench import photographs
 from bench.options import Options
 
 SCRIPTS = Path(__file__).parent.parent
 MAIN = [sys.executable, "-m", "trashseg_jax.main"]
+PREDICT = [sys.executable, "-m", "trashseg_jax.predict"]
 POLL_SECONDS = 0.005
+VAL_IMAGES = 16  # of an evaluation
 
 
-@dataclasses.dataclass(frozen=True)
-class Seconds:
-    """A contender's times, one a round."""
+def measure(subject: str, options: Options, *, rounds: int) -> dict[str, list[float]]:
+    """Returns seconds by contender, one a round; of ours `cold`, no program compiled, and `warm`.
 
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        return min(self.seconds), max(self.seconds)
-
-
-def measure(options: Options, *, rounds: int) -> dict[str, Seconds]:
-    """Times `help`, `first_step_cold` (no program compiled yet), `first_step_warm` and `peer`.
-
-    They take turns, after a run apart that renders and prepares the data and compiles.
+    They take turns, after a run apart of each that reads the libraries from the disk.
     """
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        ours = Startup(options, Path(name))
+        ours.prepare()
+        command, peer = {
+            "startup": (ours.first_step, "train"),
+            "startup-predict": (ours.first_mask, "predict"),
+            "startup-evaluate": (ours.evaluation, "predict"),
+        }[subject]
         contenders: dict[str, Callable[[], float]] = {
             "help": partial(time_to_end, [*MAIN, "--help"]),
-            "first_step_cold": partial(time_to_step, options, folder, warm=False),
-            "first_step_warm": partial(time_to_step, options, folder, warm=True),
-            "peer": partial(time_peer, options),
+            "cold": partial(command, warm=False),
+            "warm": partial(command, warm=True),
+            "peer": partial(time_peer, options, peer),
         }
-        time_to_step(options, folder, warm=True)
-        time_peer(options)  # reads the libraries from the disk
+        contenders["warm"]()  # compiles what it loads from now on
+        contenders["peer"]()
         times: dict[str, list[float]] = {name: [] for name in contenders}
         for _ in range(rounds):
             for name, contender in contenders.items():
                 times[name].append(contender())
-    return {name: Seconds(seconds) for name, seconds in times.items()}
+    return times
+
+
+class Startup:
+    """Our commands, on a run of one step that lies in `folder` once `prepare` has ended."""
+
+    def __init__(self, options: Options, folder: Path):
+        self.options, self.folder = options, folder
+        self.numbers = itertools.count()
+
+    def prepare(self) -> None:
+        """Renders and prepares the data, and trains a step whose checkpoint the others read."""
+        command = self.train_command(self.folder / "run", steps=1)
+        self.time([*command], warm=True, is_done=None)
+
+    def first_step(self, *, warm: bool) -> float:
+        run = self.new_folder()
+        log = run / "log.jsonl"
+        return self.time(
+            self.train_command(run, steps=1000),
+            warm=warm,
+            is_done=lambda: log.exists() and '"loss"' in log.read_text(),
+        )
+
+    def first_mask(self, *, warm: bool) -> float:
+        output = self.new_folder()
+        photos = photographs.files(self.options, photographs.SQUARE)
+        command = [*PREDICT, f"--model={self.folder / 'run'}", f"--input={photos}"]
+        return self.time(
+            [*command, f"--output={output}"],
+            warm=warm,
+            is_done=lambda: any((output / "masks").glob("**/*.png")),
+        )
+
+    def evaluation(self, *, warm: bool) -> float:
+        workdir = f"--workdir={self.folder / 'run'}"
+        return self.time([*MAIN, "--mode=evaluate", workdir], warm=warm, is_done=None)
+
+    def train_command(self, run: Path, *, steps: int) -> list[str]:
+        flags = {
+            "model.encoder": self.options.encoder,
+            "model.width": 64,
+            "model.decoder_features": "(256,128,64,32,16)",
+            "model.dtype": self.options.dtype,
+            "data.image_size": self.options.size,
+            "data.cache_dir": self.folder,
+            "data.demo.num_train": 4 * self.options.batch,
+            "data.demo.num_val": VAL_IMAGES,
+            "train.batch_size": self.options.batch,
+            "train.log_every": 1,
+            "train.epochs": 0.0,
+            "train.steps": steps,
+        }
+        changes = [f"--config.{key}={value}" for key, value in flags.items()]
+        return [*MAIN, "--config=configs/reference.py", f"--workdir={run}", *changes]
+
+    def time(self, command: list[str], *, warm: bool, is_done: Callable[[], bool] | None) -> float:
+        """Returns the seconds until `is_done`, or without it until the command has ended."""
+        programs = self.folder / "programs" if warm else self.new_folder()
+        programs.mkdir(exist_ok=True)
+        environment = {**os.environ, "XDG_CACHE_HOME": str(programs)}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        with tempfile.TemporaryFile("w+") as output:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                command, cwd=SCRIPTS.parent, env=environment, stdout=output, stderr=output
+            )
+            try:
+                while process.poll() is None and not (is_done and is_done()):
+                    time.sleep(POLL_SECONDS)
+                seconds = time.perf_counter() - began
+                if process.poll() if is_done is None else process.poll() is not None:
+                    output.seek(0)
+                    raise SystemExit(output.read())
+                return seconds
+            finally:
+                process.kill()
+                process.wait()
+
+    def new_folder(self) -> Path:
+        """Returns a folder's name that no other call has returned."""
+        return self.folder / str(next(self.numbers))
 
 
 def time_to_end(command: list[str]) -> float:
@@ -67,51 +142,15 @@ def time_to_end(command: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def time_to_step(options: Options, folder: Path, *, warm: bool) -> float:
-    """Returns the seconds until log.jsonl has step 1's loss, which the run had to wait for."""
-    run = Path(tempfile.mkdtemp(dir=folder))
-    flags = {
-        "model.encoder": options.encoder,
-        "model.width": 64,
-        "model.decoder_features": "(256,128,64,32,16)",
-        "model.dtype": options.dtype,
-        "data.image_size": options.size,
-        "data.cache_dir": folder,
-        "data.demo.num_train": 4 * options.batch,
-        "data.demo.num_val": 16,
-        "train.batch_size": options.batch,
-        "train.log_every": 1,
-    }
-    changes = [f"--config.{key}={value}" for key, value in flags.items()]
-    command = [*MAIN, "--config=configs/reference.py", f"--workdir={run / 'run'}", *changes]
-    programs = folder / "programs" if warm else run / "programs"
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(programs)}
-    log = run / "run" / "log.jsonl"
-    with (run / "output").open("w") as output:
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=SCRIPTS.parent, env=environment, stdout=output, stderr=output
-        )
-        try:
-            while not (log.exists() and '"loss"' in log.read_text()):
-                if process.poll() is not None:
-                    raise SystemExit((run / "output").read_text())
-                time.sleep(POLL_SECONDS)
-            return time.perf_counter() - began
-        finally:
-            process.kill()
-            process.wait()
-
-
-def time_peer(options: Options) -> float:
-    """Returns the seconds until the peer's script has made a step."""
+def time_peer(options: Options, what: str) -> float:
+    """Returns the seconds until the peer's script has made a step or a mask."""
     told = json.dumps({**dataclasses.asdict(options), "data_dir": None})
     began = time.perf_counter()
-    command = [sys.executable, "-m", "bench.torch_startup", told]
+    command = [sys.executable, "-m", "bench.torch_startup", what, told]
     with subprocess.Popen(command, cwd=SCRIPTS, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - began
-    if not line.startswith("loss"):
+    if not line.startswith("done"):
         raise SystemExit("bench.torch_startup failed: its traceback is above")
     return seconds

@@ -8,11 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from trashseg_jax.models.convolution import conv_general_dilated
+
 Features = list[Float[Array, "b _ _ _"]]
 
 # Padding is explicit, never 'SAME': at stride 2 'SAME' samples other pixels than PyTorch's
 # convolutions do, and pretrained weights would give other features.
-conv = partial(nn.Conv, use_bias=False, kernel_init=nn.initializers.he_normal())
+conv = partial(
+    nn.Conv,
+    padding=0,
+    use_bias=False,
+    kernel_init=nn.initializers.he_normal(),
+    conv_general_dilated=conv_general_dilated,
+)
 
 
 def conv3(features: int, stride: int, dilation: int, *, dtype: Any, name: str) -> nn.Conv:

@@ -71,7 +71,7 @@ def shortcut(
     """Returns `x`, through a 1x1 convolution where the block changed its shape."""
     if x.shape == y.shape:
         return x
-    projection = conv(y.shape[-1], (1, 1), stride, padding=0, dtype=y.dtype, name="downsample_conv")
+    projection = conv(y.shape[-1], (1, 1), stride, dtype=y.dtype, name="downsample_conv")
     return norm(name="downsample_bn")(projection(x))
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from trashseg_jax.errors import InputError
 from trashseg_jax.models.blocks import conv, run_block
+from trashseg_jax.models.convolution import conv_general_dilated
 from trashseg_jax.models.encoders import ENCODERS, Encoder
 from trashseg_jax.models.normalization import BatchNorm
 from trashseg_jax.models.upsampling import UpConv
@@ -74,7 +75,14 @@ class UNet(nn.Module):
             x = run_block(block, x, skip, train=train, remat=self.encoder.remat)
         if self.dropout and self.has_rng("dropout"):
             x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=False)(x)
-        logits = nn.Conv(self.num_classes, (3, 3), padding=1, dtype=self.dtype, name="head")(x)
+        logits = nn.Conv(
+            self.num_classes,
+            (3, 3),
+            padding=1,
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name="head",
+        )(x)
         return logits.astype(jnp.float32)
 
 

@@ -4,11 +4,11 @@ import itertools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.devices.compiling import on_cpu
+from trashseg_jax.models.convolution import convolve
 
 Kernels = list[list[Float[Array, "2 2 c f"]]]  # by phase: (even, odd) rows, (even, odd) columns
 
@@ -34,7 +34,8 @@ class UpConv(nn.Module):
         y = convolve_upsampled(x.astype(self.dtype), kernel[:, :, :channels])
         if skip is None:
             return y
-        return y + convolve(skip.astype(self.dtype), kernel[:, :, channels:], ((1, 1), (1, 1)))
+        skip = skip.astype(self.dtype)
+        return y + convolve(skip, kernel[:, :, channels:], padding=((1, 1), (1, 1)))
 
 
 def convolve_upsampled(
@@ -65,12 +66,11 @@ def fold(kernel: Float[Array, "..."], *, axis: int) -> tuple[Array, Array]:
 
 def convolve_apart(x: Float[Array, "b h w c"], kernels: Kernels) -> Float[Array, "b h w 2 2 f"]:
     """Four 2x2 convolutions: 4/9 of the multiplications, which is what CPUs have too few of."""
-    padding = ((1, 0), (0, 1))  # of even, of odd pixels
+    ends = ((1, 0), (0, 1))  # of even, of odd pixels
     rows = [
-        jnp.stack([convolve(x, kernels[a][b], (padding[a], padding[b])) for b in (0, 1)], axis=3)
-        for a in (0, 1)
+        [convolve(x, kernels[a][b], padding=(ends[a], ends[b])) for b in (0, 1)] for a in (0, 1)
     ]
-    return jnp.stack(rows, axis=3)
+    return jnp.stack([jnp.stack(row, axis=3) for row in rows], axis=3)
 
 
 def convolve_together(x: Float[Array, "b h w c"], kernels: Kernels) -> Float[Array, "b h w 2 2 f"]:
@@ -85,16 +85,5 @@ def convolve_together(x: Float[Array, "b h w c"], kernels: Kernels) -> Float[Arr
         ],
         axis=-1,
     )
-    y = convolve(x, kernel, ((1, 1), (1, 1)))
+    y = convolve(x, kernel, padding=((1, 1), (1, 1)))
     return y.reshape(*x.shape[:3], 2, 2, -1)
-
-
-def convolve(
-    x: Float[Array, "b h w c"],
-    kernel: Float[Array, "r s c f"],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-) -> Float[Array, "b H W f"]:
-    """Convolves at stride 1, in `x`'s dtype."""
-    return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
