@@ -59,7 +59,8 @@ def _forward(x, kernel, *options):
 
 def _backward(stride, dilation, padding, residuals, gradient):
     x, kernel = residuals
-    of_x = jax.vjp(lambda x: _convolve(x, kernel, stride, dilation, padding), x)[1](gradient)
+    of_x = jax.linear_transpose(lambda x: _convolve(x, kernel, stride, dilation, padding), x)
+    (x_gradient,) = of_x(gradient)
     strips = count_strips(*gradient.shape[:2])
     if strips > 1:
         reach = dilation[0] * (len(kernel) - 1)
@@ -67,8 +68,10 @@ def _backward(stride, dilation, padding, residuals, gradient):
             x, gradient, strips, reach=reach, stride=stride[0], padding=padding[0]
         )
         padding = ((0, 0), padding[1])
-    of_kernel = jax.vjp(lambda k: _convolve(x, k, stride, dilation, padding), kernel)[1](gradient)
-    return *of_x, *of_kernel
+    of_kernel = jax.linear_transpose(
+        lambda kernel: _convolve(x, kernel, stride, dilation, padding), kernel
+    )
+    return x_gradient, *of_kernel(gradient)
 
 
 _convolve_on_cpu.defvjp(_forward, _backward)
