@@ -34,7 +34,7 @@ def conv_general_dilated(
 ) -> Array:
     """Is `convolve` for `flax.linen.Conv`, which has an argument of this name."""
     del options  # what nobody here sets: groups, precision, a dilated input
-    ends = tuple(map(tuple, padding))
+    ends: Any = tuple(map(tuple, padding))  # hashable, and one pair an axis
     return convolve(x, kernel, stride=tuple(strides), dilation=tuple(rhs_dilation), padding=ends)
 
 
