@@ -54,7 +54,6 @@ SUBJECTS = {  # ours, the peer; and what ours would reach if all but it were ove
     "train-remat": ("bench.model:train_remat", "bench.model:train"),
     "train-dilated": ("bench.model:train_dilated", "bench.model:train"),
 }
-STARTUP = ("startup", "startup-predict", "startup-evaluate")  # seconds, no images/s
 DTYPES = ("float32", "bfloat16")
 LAYOUTS = ("channels_last", "contiguous")
 OF_NETWORK = ("train", "infer", "eval")  # which have all dtypes and layouts
@@ -63,7 +62,7 @@ FLOORS = ("bench.machine:multiply", "bench.machine:copy")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    subjects = [*SUBJECTS, *STARTUP]
+    subjects = [*SUBJECTS, *startup.SUBJECTS]
     parser.add_argument("subjects", nargs="*", help=f"of {', '.join(subjects)}")
     parser.add_argument("--size", type=int, default=512, help="pixels of an image's side")
     parser.add_argument("--batch", type=int, default=8)
@@ -111,7 +110,7 @@ def measure(subject: str, options: Options, rounds: int) -> dict[str, Any]:
     about = {"subject": subject, **dataclasses.asdict(options), "rounds": rounds}
     about["data_dir"] = options.data_dir and options.data_dir.name
     machine = describe_machine(options)
-    run = measure_startup if subject in STARTUP else measure_rates
+    run = measure_startup if subject in startup.SUBJECTS else measure_rates
     result = {**about, **run(subject, options, rounds), "machine": machine}
     if "flops" in result["facts"]:
         result["shares"] = shares(result, machine)

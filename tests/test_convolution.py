@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bench import convolutions
 from trashseg_jax.models import convolution
 from trashseg_jax.models.blocks import conv3
 
@@ -63,10 +64,10 @@ def test_networks_take_their_gradient_from_strips():
     def total(variables):
         return layer.apply(variables, x).sum()
 
+    jaxpr = jax.make_jaxpr(jax.grad(total))(variables).jaxpr
     shapes = [
         equation.invars[0].aval.shape
-        for equation in jax.make_jaxpr(jax.grad(total))(variables).eqns
-        if equation.primitive.name == "conv_general_dilated"
-        and equation.params["dimension_numbers"].lhs_spec[0] == 3  # channels as the batch
+        for equation in convolutions.find_convolutions(jaxpr)
+        if convolutions.kind_of(equation) == "kernel gradient"
     ]
     assert shapes == [(8, 4, 8, 3)]

@@ -34,15 +34,11 @@ def measure(subject: str, options: Options, *, rounds: int) -> dict[str, list[fl
     with tempfile.TemporaryDirectory() as name:
         ours = Startup(options, Path(name))
         ours.prepare()
-        command, peer = {
-            "startup": (ours.first_step, "train"),
-            "startup-predict": (ours.first_mask, "predict"),
-            "startup-evaluate": (ours.evaluation, "predict"),
-        }[subject]
+        command, peer = SUBJECTS[subject]
         contenders: dict[str, Callable[[], float]] = {
             "help": partial(time_to_end, [*MAIN, "--help"]),
-            "cold": partial(command, warm=False),
-            "warm": partial(command, warm=True),
+            "cold": partial(command, ours, warm=False),
+            "warm": partial(command, ours, warm=True),
             "peer": partial(time_peer, options, peer),
         }
         contenders["warm"]()  # compiles what it loads from now on
@@ -63,8 +59,7 @@ class Startup:
 
     def prepare(self) -> None:
         """Renders and prepares the data, and trains a step whose checkpoint the others read."""
-        command = self.train_command(self.folder / "run", steps=1)
-        self.time([*command], warm=True, is_done=None)
+        self.time(self.train_command(self.folder / "run", steps=1), warm=True)
 
     def first_step(self, *, warm: bool) -> float:
         run = self.new_folder()
@@ -87,7 +82,7 @@ class Startup:
 
     def evaluation(self, *, warm: bool) -> float:
         workdir = f"--workdir={self.folder / 'run'}"
-        return self.time([*MAIN, "--mode=evaluate", workdir], warm=warm, is_done=None)
+        return self.time([*MAIN, "--mode=evaluate", workdir], warm=warm)
 
     def train_command(self, run: Path, *, steps: int) -> list[str]:
         flags = {
@@ -107,7 +102,9 @@ class Startup:
         changes = [f"--config.{key}={value}" for key, value in flags.items()]
         return [*MAIN, "--config=configs/reference.py", f"--workdir={run}", *changes]
 
-    def time(self, command: list[str], *, warm: bool, is_done: Callable[[], bool] | None) -> float:
+    def time(
+        self, command: list[str], *, warm: bool, is_done: Callable[[], bool] | None = None
+    ) -> float:
         """Returns the seconds until `is_done`, or without it until the command has ended."""
         programs = self.folder / "programs" if warm else self.new_folder()
         programs.mkdir(exist_ok=True)
@@ -122,7 +119,8 @@ class Startup:
                 while process.poll() is None and not (is_done and is_done()):
                     time.sleep(POLL_SECONDS)
                 seconds = time.perf_counter() - began
-                if process.poll() if is_done is None else process.poll() is not None:
+                code = process.returncode
+                if code if is_done is None else code is not None:  # failed, or ended too early
                     output.seek(0)
                     raise SystemExit(output.read())
                 return seconds
@@ -133,6 +131,13 @@ class Startup:
     def new_folder(self) -> Path:
         """Returns a folder's name that no other call has returned."""
         return self.folder / str(next(self.numbers))
+
+
+SUBJECTS = {  # ours, and what the peer does
+    "startup": (Startup.first_step, "train"),
+    "startup-predict": (Startup.first_mask, "predict"),
+    "startup-evaluate": (Startup.evaluation, "predict"),
+}
 
 
 def time_to_end(command: list[str]) -> float:

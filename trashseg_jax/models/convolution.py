@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from trashseg_jax.devices.compiling import on_cpu
 
-Ends = tuple[int, int]
+Pair = tuple[int, int]  # of rows, of columns
+Padding = tuple[Pair, Pair]  # rows above and below, columns left and right
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 # XLA's convolution for CPUs reads so many images at once where it computes a kernel's gradient,
 # and fewer one by one: a batch of 8 takes hardly longer than one of 4 (docs/benchmarks.md).
@@ -20,13 +21,13 @@ def convolve(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "r s c f"],
     *,
-    stride: int | tuple[int, int] = 1,
-    dilation: int | tuple[int, int] = 1,
-    padding: tuple[Ends, Ends],
+    stride: Pair = (1, 1),
+    dilation: Pair = (1, 1),
+    padding: Padding,
 ) -> Float[Array, "b H W f"]:
-    """Convolves in `x`'s dtype; `padding` is rows above and below, columns left and right."""
-    options = (_pair(stride), _pair(dilation), padding)
-    return (_convolve_on_cpu if on_cpu() else _convolve)(x, kernel.astype(x.dtype), *options)
+    """Convolves in `x`'s dtype, zeros around it."""
+    run = _convolve_on_cpu if on_cpu() else _convolve
+    return run(x, kernel.astype(x.dtype), stride, dilation, padding)
 
 
 def conv_general_dilated(
@@ -38,13 +39,7 @@ def conv_general_dilated(
     return convolve(x, kernel, stride=tuple(strides), dilation=tuple(rhs_dilation), padding=ends)
 
 
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
-
-
-def _convolve(
-    x: Array, kernel: Array, stride: Ends, dilation: Ends, padding: tuple[Ends, Ends]
-) -> Array:
+def _convolve(x: Array, kernel: Array, stride: Pair, dilation: Pair, padding: Padding) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=LAYOUT
     )
@@ -89,7 +84,7 @@ def cut_into_strips(
     *,
     reach: int,
     stride: int,
-    padding: Ends,
+    padding: Pair,
 ) -> tuple[Float[Array, "n R w c"], Float[Array, "n S W f"]]:
     """Returns strips of an output's gradient, and the input rows that each depends on, as images.
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from trashseg_jax.devices.compiling import on_cpu
+from trashseg_jax.models.convolution import Padding
 from trashseg_jax.models.normalization import add_rows
 
-Padding = tuple[tuple[int, int], tuple[int, int]]  # rows above and below, columns left and right
 # On CPUs: up to this many pixels the kernel's gradient adds up the batch, above it goes image by
 # image, in this many strips of rows. Measured: docs/benchmarks.md.
 SMALL = 32 * 32
