@@ -103,6 +103,23 @@ def test_run_of_another_host_that_ends_meanwhile_lets_go(elsewhere, monkeypatch,
     assert "taken over" not in capsys.readouterr().out
 
 
+def test_run_of_another_host_that_ends_right_after_a_look_lets_go(elsewhere, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 60.0)
+    look, looks = lock._holder, []
+
+    def look_before_the_end(file):
+        holder = look(file)
+        looks.append(holder)
+        if len(looks) == 2:  # the first look finds the holder, the second is the wait's
+            elsewhere.write_text("")
+        return holder
+
+    monkeypatch.setattr(lock, "_holder", look_before_the_end)
+    with RunLock(elsewhere.parent):
+        assert looks[1]
+        assert not looks[2]
+
+
 def test_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with (

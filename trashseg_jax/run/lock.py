@@ -75,9 +75,10 @@ class RunLock:
         end = time.monotonic() + left
         while time.monotonic() < end:
             time.sleep(min(LOOK, max(end - time.monotonic(), 0.0)))
+            lives = os.fstat(file.fileno()).st_mtime != sign  # before: letting go changes it too
             if not _holder(file):
                 return True
-            if os.fstat(file.fileno()).st_mtime != sign:
+            if lives:
                 return False
         return True
 
