@@ -1,6 +1,7 @@
 """Four simulated devices for all tests, and what several files share."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -19,19 +20,21 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
-from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+import tiny_encoder  # noqa: F401 (adds "tiny" to the encoders)
 
 from trashseg_jax import build
 from trashseg_jax.configs import default
 from trashseg_jax.data.demo import scenes
-from trashseg_jax.models import encoders, resnet, unet
+from trashseg_jax.models import encoders, unet
 
-# One block a stage, with every part of the real ones: half of resnet18's compilation.
-encoders.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
+# What is here now stays. Looking through it again and again for what can be freed, while programs
+# are traced, would be a twelfth of the tests' time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_encoder
 import yaml
 from absl import flags
 from fixtures_models import FIGURES, assert_same, make_model, run_card
@@ -23,19 +24,12 @@ from trashseg_jax.models import smp_names
 from trashseg_jax.report import card
 from trashseg_jax.run.identity import identify
 
-# The tests' own encoder, for a process that has only the package.
-CODE = """
-import runpy
-from functools import partial
-from trashseg_jax.models import encoders, resnet
-encoders.ENCODERS["tiny"] = partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
-runpy.run_module("trashseg_jax.export", run_name="__main__", alter_sys=True)
-"""
+START = [sys.executable, str(Path(tiny_encoder.__file__).resolve()), "trashseg_jax.export"]
 
 
-def call(*arguments, code=CODE, cwd="."):
+def call(*arguments, cwd="."):
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
+        [*START, *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=cwd,
         capture_output=True,

@@ -27,6 +27,7 @@ from trashseg_jax.report.table import format_table
 
 ROOT = Path(__file__).parent.parent
 HAS_CRF = importlib.util.find_spec("pydensecrf") is not None
+START = [sys.executable, str(ROOT / "tests/tiny_encoder.py")]  # in place of python -m
 STEPS = 6
 
 
@@ -64,7 +65,7 @@ def start(folder, *arguments, devices=1, flags=((), ()), cwds=(ROOT, ROOT)):
     port, count = free_port(), len(flags)
     processes = []
     for i, (own, cwd) in enumerate(zip(flags, cwds, strict=False)):
-        command = [sys.executable, "-m", "trashseg_jax.main", *map(str, arguments), *own]
+        command = [*START, "trashseg_jax.main", *map(str, arguments), *own]
         if count > 1:
             place = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
             command += [*place, f"--process_id={i}"]
@@ -103,7 +104,6 @@ def wait_until_locked(path, pid):
 @pytest.fixture(scope="module")
 def config(tiny_config):
     config = tiny_config()
-    config.model.encoder = "resnet18"  # the command line knows no "tiny"
     config.train.update(
         {"steps": STEPS, "eval_every": 3, "checkpoint_every": 2, "keep_checkpoints": 9}
     )
