@@ -64,7 +64,11 @@ def test_training_and_evaluating_from_the_command_line(tiny_config, tmp_path):
     names = "metrics.json, samples.png, report.html"
     assert trained.stdout.splitlines()[-1] == f"{workdir}: {names}, log.jsonl"
 
-    evaluated = call("--mode=evaluate", f"--workdir={workdir}")
+    # It starts without what only a training needs, and so without the PyTorch that comes with it.
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent/tensorboardX.py").write_text("raise ImportError")
+    absent = {"PYTHONPATH": str(tmp_path / "absent")}
+    evaluated = call("--mode=evaluate", f"--workdir={workdir}", **absent)
     assert evaluated.returncode == 0, evaluated.stderr
     folder = workdir / "evaluations" / "val-2"
     assert evaluated.stdout.splitlines()[-1] == f"{folder}: {names}"

@@ -92,10 +92,15 @@ def fit_calibration(config: ConfigDict, workdir: Path) -> None:
 
 def train_or_score(config: ConfigDict, workdir: Path, models: list[Path]) -> dict[str, Any]:
     """Does what --mode says, with the run in `workdir` or with `models`; returns the metrics."""
-    from trashseg_jax import evaluate, scored_models, train
+    if MODE.value == "train":
+        from trashseg_jax import train
+
+        return train.train(config, workdir)
+    # Without `train`, which brings TensorBoard's writer and that, where there is one, PyTorch.
+    from trashseg_jax import evaluate, scored_models
 
     if not models:
-        return {"train": train.train, "evaluate": evaluate.evaluate}[MODE.value](config, workdir)
+        return evaluate.evaluate(config, workdir)
     loaded = scored_models.load(models, config, overridden=overrides())
     described = scored_models.describe(loaded)
     processes.check_same(
