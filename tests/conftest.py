@@ -31,8 +31,8 @@ from trashseg_jax.configs import default
 from trashseg_jax.data.demo import scenes
 from trashseg_jax.models import encoders, unet
 
-# What is here now stays. Looking through it again and again for what can be freed, while programs
-# are traced, would be a twelfth of the tests' time.
+# What is here now stays; looking through it again and again, while programs are traced, would be
+# a twelfth of the tests' time. The threshold is the commands' own (main.py).
 gc.freeze()
 gc.set_threshold(50_000, 20, 20)
 

@@ -72,7 +72,7 @@ def test_lock_of_a_run_killed_on_another_host_is_waited_for_and_said_once(elsewh
     os.utime(elsewhere, (time.time() + ahead,) * 2)
     begin = time.monotonic()
     with RunLock(elsewhere.parent):
-        assert 0.3 < time.monotonic() - begin < 600
+        assert 0.3 < time.monotonic() - begin < 30
         assert json.loads(elsewhere.read_text())["pid"] == os.getpid()
     waits, taken = capsys.readouterr().out.splitlines()
     assert waits.startswith(f"{elsewhere}: held by process 7 on elsewhere; waiting ")
